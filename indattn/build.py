@@ -1,0 +1,64 @@
+"""From a composed configuration to the objects of a run. The only place where names become classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from indattn.config import check_noise, construct, load_option, locate, section
+from indattn.errors import UserError
+from indattn.misalignment import Misalignment
+from indattn.models.decoder import ModelConfig
+from indattn.models.matching import match_parameters
+from indattn.models.sequence import SequenceModel
+from indattn.tasks.base import Task
+
+__all__ = ["build_misalignment", "build_model", "build_task"]
+
+
+def build_task(config: DictConfig) -> Task:
+    """The task of a configuration."""
+    return construct(config.task, Task, "task")
+
+
+def build_misalignment(
+    config: DictConfig, task: Task, kind: str | None = None, noise: float | None = None
+) -> Misalignment:
+    """The misalignment of a configuration, or another kind or level for the same task.
+
+    Raises:
+        UserError: if the task does not have the kind, or the level is not in [0, 1].
+    """
+    chosen = config.misalignment if kind is None else load_option("misalignment", kind)
+    if kind is not None:
+        chosen = OmegaConf.merge(OmegaConf.create({"model": config.model}), {"misalignment": chosen}).misalignment
+    if chosen.kind not in task.kinds:
+        raise UserError(f"misalignment={chosen.kind}: task {task.name} has {', '.join(task.kinds)}")
+    level = check_noise(config.noise if noise is None else noise)
+    return construct(chosen, Misalignment, "misalignment", {"noise": level})
+
+
+def build_model(config: DictConfig, task: Task) -> SequenceModel:
+    """The model of a configuration, its parameters matched and freshly initialised."""
+    model_class = locate(config.model.get("_target_", ""), SequenceModel, "model._target_")
+    settings = section(ModelConfig, _without_target(config.model), "model")
+    for key, allowed in (("norm", ("pre", "post")), ("bias", ("mlp", "none")), ("centre_update", ("additive", "none"))):
+        if getattr(settings, key) not in allowed:
+            raise UserError(f"model.{key}={getattr(settings, key)!r}: must be {' or '.join(map(repr, allowed))}")
+    for key in ("layers", "heads", "width", "ffn_width", "bias_hidden"):
+        if getattr(settings, key) < 1:
+            raise UserError(f"model.{key.removesuffix('_width')}={getattr(settings, key)}: must be at least 1")
+    if not 0 <= settings.dropout < 1:
+        raise UserError(f"model.dropout={settings.dropout}: must be from 0 to below 1")
+    if not settings.offset_scale > 0:
+        raise UserError(f"model.offset_scale={settings.offset_scale}: must be positive")
+    if settings.width % settings.heads:
+        raise UserError(f"model.heads={settings.heads} does not divide model.width={settings.width}")
+    if settings.match_parameters:
+        settings = match_parameters(model_class, task, settings)
+    return model_class(task, settings)
+
+
+def _without_target(config: DictConfig) -> dict[str, Any]:
+    return {str(key): config[key] for key in config if key != "_target_"}

@@ -1,0 +1,317 @@
+"""The command `indattn`: verbs, their help, completion, and errors as one line. Imports torch for no help text."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from indattn.errors import Interrupted, UserError, nearest
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: the function it runs, its help, and the key that words without ``=`` go to."""
+
+    function: str
+    summary: str
+    usage: str
+    positional: str | None = None
+
+
+VERBS = {
+    "train": Verb(
+        "indattn.training:run",
+        "train a model on a task at a noise level, test it, draw its curves",
+        """usage: indattn train [KEY=VALUE ...]
+       indattn train -m KEY=A,B,C [KEY=VALUE ...]        a sweep over all combinations
+
+examples
+  indattn train                                           indirect attention, synthetic task, noise 0
+  indattn train task=synthetic noise=0.5                  ... at half of the worst misalignment
+  indattn train model=standard noise=0.5 seed=3           another model, another seed
+  indattn train task=sorting model.self_attention=false   the paper's task, one of its readings
+  indattn train task=sorting task.train_size=null         fresh examples instead of 1000 fixed pairs
+  indattn train -m model=indirect,standard,cross noise=0,0.5,1 seed=0,1,2 hydra/launcher=joblib
+  indattn train experiment=figure2 hydra/launcher=joblib  a whole figure of the paper
+
+The run's folder is named by what it is: results/runs/<task>/<model>/noise-<x>/seed-<k>/<hash>. The same command
+again says that it is done; after an interruption it resumes. force=true trains anew.
+
+keys (all of them: indattn train --cfg job)
+  noise=0..1  seed=0  training.steps=...  training.lr=...  training.keep_checkpoints=[0,200]
+  task.*  model.*  device=auto|cpu|cuda  threads=auto|N  results_dir=results  force=true  progress=auto|true|false""",
+    ),
+    "evaluate": Verb(
+        "indattn.evaluation:run",
+        "score finished runs on other noise levels, kinds and test sets",
+        """usage: indattn evaluate RUN [RUN ...] [KEY=VALUE ...]
+
+examples
+  indattn evaluate results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d
+  indattn evaluate RUN noise=[0,0.25,0.5,0.75,1]          trained at one level, tested at five
+  indattn evaluate RUN kind=[shift,shuffle] test_seed=[0,1,2] format=csv
+
+Each score is also kept in the run's folder, under evaluations/.
+
+keys
+  noise=LEVEL|[...]  kind=KIND|[...]  test_seed=N|[...]  device=auto  threads=auto  format=table|csv|json""",
+        "run",
+    ),
+    "plot": Verb(
+        "indattn.plot:run",
+        "draw figures and tables from the results tree",
+        """usage: indattn plot [FIGURE ...] [KEY=VALUE ...]
+
+figures
+  curves      accuracy against steps, mean and 95% band over seeds
+  noise       accuracy and steps to 0.9 against noise
+  figure2     the paper's figure 2 under every reading there are runs of
+  figure3     the bias f of each layer and head, before and after training
+  attention   attention maps of chosen examples
+  (none named: every one that the runs allow)
+
+examples
+  indattn plot noise task=synthetic
+  indattn plot figure3 task=sequence_retrieval seed=0
+  indattn plot attention run=results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d example=1
+
+Figures (PNG and PDF) go to <results_dir>/figures, the numbers in them to <results_dir>/tables. No weights are read.
+
+keys
+  task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  run=PATH  example=0  results_dir=results""",
+        "figure",
+    ),
+    "show": Verb(
+        "indattn.show:run",
+        "list the runs there are, or print one",
+        """usage: indattn show [RUN] [KEY=VALUE ...]
+
+examples
+  indattn show                                            every run, a line each
+  indattn show task=synthetic noise=0.5 state=done
+  indattn show model=[indirect,standard] format=csv > runs.csv
+  indattn show results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d
+
+keys
+  task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  state=done|unfinished|started
+  format=table|csv|json  results_dir=results""",
+        "run",
+    ),
+    "bench": Verb(
+        "indattn.bench:run",
+        "time a training step of each model, as ratios within one run",
+        """usage: indattn bench step [KEY=VALUE ...]
+
+examples
+  indattn bench step                                      the paper's size, self-attention on and off
+  indattn bench step models=[standard,indirect,cross] rounds=20
+
+keys
+  models=[...]  rounds=N  steps=N  threads=1  device=auto  task=sorting  size=paper  format=table|csv|json""",
+        "bench",
+    ),
+}
+
+#: Hydra's options that are followed by a word of their own.
+TAKES_A_WORD = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--info", "-i")
+
+HELP = """indattn: reproduce, test and extend indirect attention (arXiv 2509.26015)
+
+usage: indattn VERB [WORD ...] [KEY=VALUE ...]
+
+verbs
+{verbs}
+
+start here
+  indattn train task=synthetic noise=0.5      two minutes on two cores
+  indattn train model=standard noise=0.5      the same without the bias
+  indattn show                                what there is now
+  indattn plot                                figures of it
+
+indattn VERB --help explains a verb. Tab completion: eval "$(indattn -sc install=bash)" (zsh the same,
+fish: indattn -sc install=fish | source).
+"""
+
+
+def main() -> None:
+    """Entry point of the command."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in ("-sc", "--shell-completion"):
+        _complete(arguments)
+        return
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, VERBS))
+        print(HELP.format(verbs="\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items())))
+        return
+    if arguments[0] in ("-V", "--version"):
+        from indattn import __version__
+
+        print(f"indattn {__version__}")
+        return
+    name, rest = arguments[0], arguments[1:]
+    try:
+        if name not in VERBS:
+            raise UserError(f"{name!r} is no verb{nearest(name, VERBS)}")
+        if "--help" in rest or "-h" in rest:
+            print(_verb_help(name))
+            return
+        sys.exit(_run_verb(name, rest))
+    except UserError as error:
+        _report(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output left (`| head`): not an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report(error: Exception) -> None:
+    print(f"indattn: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _verb_help(name: str) -> str:
+    verb = VERBS[name]
+    lines = [f"indattn {name}: {verb.summary}", "", verb.usage]
+    if name in ("train", "bench"):
+        from pathlib import Path
+
+        tree = Path(__file__).resolve().parent / "configs"
+        tree = tree if tree.is_dir() else tree.parent.parent / "configs"
+        lines += ["", "groups (choose with GROUP=NAME)"]
+        for group in ("model", "task", "misalignment", "size", "experiment"):
+            options = sorted(path.stem for path in (tree / group).glob("*.yaml") if path.stem[0] != "_")
+            lines.append(f"  {group:<13} {', '.join(options)}")
+    return "\n".join(lines)
+
+
+def _run_verb(name: str, arguments: Sequence[str]) -> int:
+    """Hand the rest of the command line to the verb's Hydra application."""
+    verb = VERBS[name]
+    words, keep = [], []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        free = not argument.startswith(("-", "+", "~")) and "=" not in argument and before not in TAKES_A_WORD
+        (words if free else keep).append(argument)
+    if words and verb.positional is None:
+        raise UserError(f"{words[0]!r}: indattn {name} takes KEY=VALUE{nearest(words[0], VERBS, 0)}")
+    if words:
+        quoted = ",".join("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in words)
+        keep.append(f"{verb.positional}=[{quoted}]")
+    sys.argv = [sys.argv[0], *keep]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing: the errors come back to us
+    try:
+        hydra_app(name)()
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise
+        translated = _translate(name, error)
+        if translated is None:
+            raise
+        raise translated from error
+    return 0
+
+
+def hydra_app(name: str) -> Callable[[], Any]:
+    """The verb as a Hydra application that reads ``sys.argv``."""
+    import hydra
+
+    from indattn.config import configs_dir
+
+    @hydra.main(version_base="1.3", config_path=str(configs_dir()), config_name=name)
+    def job(config: Any) -> Any:
+        import importlib
+
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        module, _, function = VERBS[name].function.partition(":")
+        try:
+            return getattr(importlib.import_module(module), function)(config)
+        except Interrupted as error:
+            _report(error)
+            sys.exit(error.exit_code)  # ends a sweep too: SystemExit is not caught by Hydra
+        except UserError as error:
+            _report(error)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the sweep goes on with its other members
+            sys.exit(error.exit_code)
+
+    return job
+
+
+def _translate(name: str, error: Exception) -> UserError | None:
+    """A Hydra or OmegaConf complaint as one line of ours, with the nearest right name."""
+    import re
+
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    text = str(error)
+    groups = ("model", "task", "misalignment", "size", "experiment")
+    if match := re.search(r"Could not (?:find|load) '([\w/]+)/([^']*)'|In '[^']+': Could not find '([\w/]+)/([^']*)'", text):
+        group, option = (match[1], match[2]) if match[1] else (match[3], match[4])
+        from indattn.config import group_options
+
+        options = [option for option in group_options(group) if option[0] != "_"]
+        return UserError(f"{group}={option}: no such {group}{nearest(option, options)}")
+    if match := re.search(r"Could not override '([^']+)'", text):
+        from indattn.config import nearest_key
+
+        hint = nearest_key(match[1], [*_known_keys(name), *groups])
+        return UserError(f"{match[1]}: no such key{hint}")
+    return UserError(" ".join(text.split()))
+
+
+def _known_keys(name: str) -> list[str]:
+    """Dotted keys of the verb's composed configuration, as far as it composes without the faulty override."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import DictConfig
+
+    from indattn.config import configs_dir
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        keys = []
+        for key in node:
+            keys.append(f"{prefix}{key}")
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+                keys += walk(child, f"{prefix}{key}.")
+        return keys
+
+    chosen = [a for a in sys.argv[1:] if a.startswith("task=") and "," not in a]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(configs_dir()), version_base="1.3"):
+        try:
+            return walk(compose(name, overrides=chosen), "")
+        except Exception:
+            return walk(compose(name), "")
+
+
+def _complete(arguments: Sequence[str]) -> None:
+    """Shell completion: verbs are ours, what stands behind them is Hydra's."""
+    line = os.environ.get("COMP_LINE", "")
+    query = any(a.startswith("query=") for a in arguments)
+    verb = "train"
+    if query:
+        words = line.split()
+        if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
+            print("\n".join(VERBS) if "fish" in " ".join(arguments) else " ".join(VERBS))
+            return
+        verb = words[1]
+        if verb not in VERBS:
+            return
+        shortened = line.replace(f" {verb}", "", 1)
+        if "COMP_POINT" in os.environ:
+            os.environ["COMP_POINT"] = str(int(os.environ["COMP_POINT"]) - (len(line) - len(shortened)))
+        os.environ["COMP_LINE"] = shortened
+    hydra_app(verb)()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""From composed configuration to checked values. Imports no torch: the verbs that only read stay quick."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import json
+import math
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from indattn.errors import UserError, nearest
+
+__all__ = [
+    "TrainingConfig",
+    "check_noise",
+    "config_hash",
+    "configs_dir",
+    "construct",
+    "group_options",
+    "load_option",
+    "locate",
+    "section",
+]
+
+T = TypeVar("T")
+
+
+def configs_dir() -> Path:
+    """The configuration tree: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    shipped = package / "configs"
+    return shipped if shipped.is_dir() else package.parent / "configs"
+
+
+def group_options(group: str) -> list[str]:
+    """Names of the files of a config group."""
+    return sorted(path.stem for path in (configs_dir() / group).glob("*.yaml"))
+
+
+def load_option(group: str, name: str) -> DictConfig:
+    """One file of a config group, by itself.
+
+    Raises:
+        UserError: if the group has no such file.
+    """
+    if name not in group_options(group):
+        raise UserError(f"{group}={name}: no such {group}{nearest(name, group_options(group))}")
+    return typing.cast(DictConfig, OmegaConf.load(configs_dir() / group / f"{name}.yaml"))
+
+
+@dataclass
+class TrainingConfig:
+    """The section ``training`` of ``configs/train.yaml``.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: examples a step.
+        lr, weight_decay: of AdamW.
+        warmup_steps: steps over which the learning rate rises to ``lr``, where it stays.
+        grad_clip: largest norm of the gradient.
+        evaluate_every: steps between evaluations on the validation split.
+        checkpoint_every: steps between saved states, from which an interrupted run resumes.
+        keep_checkpoints: steps whose weights are kept beside the last.
+        precision: ``fp32``, or ``bf16`` for autocast.
+    """
+
+    steps: int = 1000
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    grad_clip: float = 1.0
+    evaluate_every: int = 50
+    checkpoint_every: int = 200
+    keep_checkpoints: list[int] = field(default_factory=list)
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
+            if getattr(self, key) < 1:
+                raise UserError(f"training.{key}={getattr(self, key)}: must be at least 1")
+        for key in ("lr", "grad_clip"):
+            if not getattr(self, key) > 0:
+                raise UserError(f"training.{key}={getattr(self, key)}: must be positive")
+        if self.precision not in ("fp32", "bf16"):
+            raise UserError(f"training.precision={self.precision!r}: must be 'fp32' or 'bf16'")
+        for step in self.keep_checkpoints:
+            if not 0 <= step <= self.steps:
+                raise UserError(f"training.keep_checkpoints has step {step}: must be 0 to training.steps={self.steps}")
+
+
+def check_noise(noise: Any, key: str = "noise") -> float:
+    """A level of misalignment.
+
+    Raises:
+        UserError: if it is not a number in [0, 1].
+    """
+    if isinstance(noise, bool) or not isinstance(noise, int | float):
+        raise UserError(f"{key}={noise}: must be a number from 0 to 1")
+    if math.isnan(noise) or not 0 <= noise <= 1:
+        raise UserError(f"{key}={noise}: must be from 0 (no misalignment) to 1 (the most)")
+    return float(noise)
+
+
+def locate(path: str, base: type[T], key: str) -> type[T]:
+    """The class at an import path.
+
+    Raises:
+        UserError: if there is none, or it is not a subclass of ``base``.
+    """
+    module, _, name = str(path).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{key}={path}: cannot import it ({error})") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"{key}={path}: must be a subclass of {base.__module__}.{base.__name__}")
+    return found
+
+
+def section(schema: type[T], values: Any, where: str, extra: dict[str, Any] | None = None) -> T:
+    """A dataclass filled from a section of the configuration, keys and types checked.
+
+    Args:
+        schema: the dataclass.
+        values: the section.
+        where: its name, for messages.
+        extra: values that come from elsewhere in the configuration.
+
+    Raises:
+        UserError: for an unknown key or a value of the wrong type.
+    """
+    content = OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig) else dict(values)
+    known = {f.name: f for f in dataclasses.fields(typing.cast(Any, schema)) if f.init}
+    merged = {str(key): value for key, value in typing.cast(dict, content).items()} | (extra or {})
+    for key, value in merged.items():
+        if key not in known:
+            raise UserError(f"{where}.{key}: no such key{nearest(key, known, all_if_few=20)}")
+        try:
+            OmegaConf.merge(OmegaConf.structured(schema), {key: value})
+        except OmegaConfBaseException as error:
+            kind = known[key].type
+            raise UserError(f"{where}.{key}={value}: must be of type {kind}") from error
+    return typing.cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), merged)))
+
+
+def construct(config: DictConfig, base: type[T], where: str, extra: dict[str, Any] | None = None) -> T:
+    """The object a section describes: its class is at ``_target_``, its other keys are the arguments."""
+    cls = locate(config.get("_target_", ""), base, f"{where}._target_")
+    arguments = {key: config[key] for key in config if key not in ("_target_", "name", "kind")}
+    return section(cls, OmegaConf.create(arguments), where, extra)
+
+
+#: What makes two runs different. Everything else (device, threads, folders, checkpoints kept) does not change
+#: what is computed.
+IDENTITY = ("task", "model", "misalignment", "noise", "seed", "training")
+NOT_IDENTITY = ("keep_checkpoints", "checkpoint_every")
+
+
+def config_hash(config: DictConfig | dict[str, Any]) -> str:
+    """Eight hex digits over everything in the configuration that can change a run's numbers."""
+    full = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    identity = {key: typing.cast(dict, full)[key] for key in IDENTITY}
+    identity["noise"] = float(identity["noise"])
+    identity["training"] = {k: v for k, v in identity["training"].items() if k not in NOT_IDENTITY}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def nearest_key(path: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt dotted key: the nearest full key, by whole path or by its last part."""
+    names = sorted(known)
+    close = difflib.get_close_matches(path, names, n=2, cutoff=0.6)
+    if not close:
+        last = path.rpartition(".")[2]
+        tails = {name.rpartition(".")[2]: name for name in names}
+        close = [tails[tail] for tail in difflib.get_close_matches(last, tails, n=2, cutoff=0.6)]
+    return f"; did you mean {' or '.join(repr(name) for name in close)}?" if close else ""

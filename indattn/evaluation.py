@@ -1,0 +1,162 @@
+"""Scores of a model on a split, and `indattn evaluate`: finished runs on other noise levels, kinds, test sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig
+from torch import Tensor, nn
+
+from indattn.build import build_misalignment, build_model, build_task
+from indattn.config import check_noise
+from indattn.environment import pick_device, set_threads
+from indattn.errors import UserError
+from indattn.misalignment import Batch
+from indattn.runs import FORMAT, Run, open_run, write_json
+from indattn.tasks.base import Task
+
+__all__ = ["Scores", "evaluate", "load_model", "run", "score"]
+
+
+@dataclass
+class Scores:
+    """Scores on a split.
+
+    Attributes:
+        loss: mean cross-entropy in nats.
+        accuracy: fraction of outputs that are right.
+        exact: fraction of examples whose outputs are all right.
+        per_example: number of right outputs in each example, in the split's order, for paired comparisons.
+    """
+
+    loss: float
+    accuracy: float
+    exact: float
+    per_example: list[int]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def score(model: nn.Module, task: Task, split: Batch, device: torch.device, batch_size: int = 500) -> Scores:
+    """Scores of a model on a whole split; the model is left in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    losses: list[float] = []
+    right: list[Tensor] = []
+    size = len(split["targets"])
+    with torch.no_grad():
+        for start in range(0, size, batch_size):
+            batch = to_device({k: v[start : start + batch_size] for k, v in split.items()}, device)
+            logits, _ = model(batch)
+            losses.append(task.loss(logits, batch).item() * len(batch["targets"]))
+            right.append(task.correct(logits, batch).cpu())
+    model.train(was_training)
+    correct = torch.cat(right)
+    return Scores(
+        loss=sum(losses) / size,
+        accuracy=correct.double().mean().item(),
+        exact=correct.all(1).double().mean().item(),
+        per_example=correct.sum(1).tolist(),
+    )
+
+
+def load_model(run: Run, task: Task, config: DictConfig, file: str = "model.safetensors") -> nn.Module:
+    """A run's model with the weights of one of its checkpoints.
+
+    Raises:
+        UserError: if the checkpoint is missing, damaged, or not this model's.
+    """
+    from safetensors.torch import load_file
+
+    path = run.path / file
+    model = build_model(config, task)
+    try:
+        model.load_state_dict(load_file(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such checkpoint") from error
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is damaged or of another model ({reason}); train the run again with force=true") from error
+    return model
+
+
+def evaluate(
+    run: Run, noises: list[float] | None, kinds: list[str] | None, seeds: list[int], device: torch.device
+) -> list[dict[str, Any]]:
+    """Score a finished run on the test split under every combination of level, kind and test seed.
+
+    Each combination is written to ``evaluations/`` in the run's folder.
+
+    Args:
+        run: a finished run.
+        noises: levels; ``None`` is the level it was trained at.
+        kinds: names of kinds; ``None`` is the kind it was trained with.
+        seeds: test sets; 0 is the one every run is tested on when it ends.
+        device: where to compute.
+    """
+    config = run.config()
+    result = run.result()
+    task = build_task(config)
+    cases = [
+        (kind, noise, seed, build_misalignment(config, task, kind, noise))
+        for kind in (kinds or [config.misalignment.kind])
+        for noise in (noises or [float(config.noise)])
+        for seed in seeds
+    ]
+    model = load_model(run, task, config).to(device)
+    rows = []
+    for kind, noise, seed, misalignment in cases:
+        scores = score(model, task, task.split("test", misalignment, seed), device)
+        row = {
+            "format": FORMAT,
+            "kind": kind,
+            "noise": noise,
+            "test_seed": seed,
+            "trained_kind": config.misalignment.kind,
+            "trained_noise": float(config.noise),
+            "loss": scores.loss,
+            "accuracy": scores.accuracy,
+            "exact": scores.exact,
+            "chance": task.chance(),
+            "ceiling": task.ceiling(kind, noise),
+        }
+        write_json(
+            run.path / "evaluations" / f"{kind}-noise-{noise:.2f}-seed-{seed}.json",
+            {**row, "per_example": scores.per_example},
+        )
+        rows.append({**run.labels, "training_accuracy": result["test"]["accuracy"], **row})
+    return rows
+
+
+def run(config: DictConfig) -> None:
+    """The verb ``evaluate``."""
+    from indattn.tables import print_table
+
+    if not config.run:
+        raise UserError("which run? give its folder: indattn evaluate results/runs/... (`indattn show` lists them)")
+
+    def listed(value: Any) -> list[Any] | None:
+        if value is None:
+            return None
+        return list(value) if isinstance(value, ListConfig) else [value]
+
+    noises = listed(config.noise)
+    if noises is not None:
+        noises = [check_noise(noise) for noise in noises]
+    seeds = listed(config.test_seed) or [0]
+    for seed in seeds:
+        if not isinstance(seed, int) or seed < 0:
+            raise UserError(f"test_seed={seed}: must be a whole number, 0 or more")
+    runs = [open_run(path) for path in listed(config.run) or []]
+    for one in runs:
+        one.result()  # all of them finished, before anything is computed
+    device = pick_device(config.device)
+    set_threads(config.threads)
+    rows = [row for one in runs for row in evaluate(one, noises, listed(config.kind), seeds, device)]
+    columns = ["task", "model", "trained_kind", "trained_noise", "seed", "kind", "noise", "test_seed", "accuracy", "exact", "ceiling"]
+    print_table(rows, columns, config.format, title="Test scores")

@@ -1,0 +1,121 @@
+"""What ``noise`` does to a batch: one class a kind of misalignment between key j and value j.
+
+``noise`` is a level in [0, 1]: 0 leaves the batch as it is, 1 is the worst the kind offers. A kind works on any
+task that names it; what it may touch, the task says in its :class:`Layout`.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+__all__ = ["Additive", "Batch", "Corrupt", "Layout", "Misalignment", "Shift", "Shuffle"]
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are in a task's batch.
+
+    Attributes:
+        context_symbols: the context's tokens are ``0 .. context_symbols - 1``; larger ones are marks.
+        first_value, num_values: where the values that the keys point at stand in the content.
+        room: positions of filler behind the values, into which the content can be shifted.
+    """
+
+    context_symbols: int
+    first_value: int
+    num_values: int
+    room: int
+
+
+@dataclass
+class Misalignment(abc.ABC):
+    """A kind of misalignment at a level.
+
+    Args:
+        noise: the level, 0 to 1.
+    """
+
+    kind: ClassVar[str]
+    noise: float = 0.0
+
+    @abc.abstractmethod
+    def apply(self, batch: Batch, layout: Layout, generator: Generator) -> Batch:
+        """The batch, misaligned; ``batch`` itself is left as it was."""
+
+
+@dataclass
+class Shift(Misalignment):
+    """The content is shifted against the context by s tokens, s uniform on ``0 .. round(noise * room)``.
+
+    The tokens that fall off the end (filler) come back at the front, so the length stays. A model can find s
+    from the content's start mark: nothing is lost.
+    """
+
+    kind: ClassVar[str] = "shift"
+
+    def apply(self, batch: Batch, layout: Layout, generator: Generator) -> Batch:
+        """Roll each content by its own shift, kept as ``batch["shift"]``."""
+        content = batch["content"]
+        count, length = content.shape
+        shift = torch.randint(round(self.noise * layout.room) + 1, (count, 1), generator=generator)
+        source = (torch.arange(length) - shift) % length
+        return {**batch, "content": content.gather(1, source), "shift": shift.squeeze(1)}
+
+
+@dataclass
+class Shuffle(Misalignment):
+    """``round(noise * n)`` of the n values change places among themselves, at random: partly irreducible."""
+
+    kind: ClassVar[str] = "shuffle"
+
+    def apply(self, batch: Batch, layout: Layout, generator: Generator) -> Batch:
+        """Permute a random subset of the value positions, another one in each example."""
+        content = batch["content"]
+        count, n = content.shape[0], layout.num_values
+        moved = round(self.noise * n)
+        chosen = torch.rand(count, n, generator=generator).argsort(1)[:, :moved]
+        permuted = chosen.gather(1, torch.rand(count, moved, generator=generator).argsort(1))
+        values = content[:, layout.first_value : layout.first_value + n]
+        shuffled = content.clone()
+        shuffled[:, layout.first_value : layout.first_value + n] = values.scatter(1, chosen, values.gather(1, permuted))
+        return {**batch, "content": shuffled}
+
+
+@dataclass
+class Corrupt(Misalignment):
+    """Each symbol of the context is replaced, with probability ``noise``, by a random one: partly irreducible."""
+
+    kind: ClassVar[str] = "corrupt"
+
+    def apply(self, batch: Batch, layout: Layout, generator: Generator) -> Batch:
+        """Replace symbols of the context (never its marks) by uniform draws, which may repeat the old one."""
+        context = batch["context"]
+        hit = torch.rand(context.shape, generator=generator) < self.noise
+        drawn = torch.randint(layout.context_symbols, context.shape, generator=generator)
+        return {**batch, "context": torch.where(hit & (context < layout.context_symbols), drawn, context)}
+
+
+@dataclass
+class Additive(Misalignment):
+    """Gaussian noise on the content's embeddings once they have unit variance, ``sigma = 2 * noise``.
+
+    The threshold of the paper's theory (section 3.1, ``sigma* = 1``) sits at noise 0.5.
+
+    Args:
+        width: width of the embeddings.
+    """
+
+    kind: ClassVar[str] = "additive"
+    width: int = 0
+
+    def apply(self, batch: Batch, layout: Layout, generator: Generator) -> Batch:
+        """Draw the noise, ``(B, n, width)``, as ``batch["content_noise"]``; the content's encoder adds it."""
+        noise = torch.randn(*batch["content"].shape, self.width, generator=generator)
+        return {**batch, "content_noise": 2.0 * self.noise * noise}

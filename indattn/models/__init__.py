@@ -1,0 +1,1 @@
+"""Encoders, the decoder stack and the models that are compared."""

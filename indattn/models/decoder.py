@@ -1,0 +1,150 @@
+"""The decoder stack every model shares: self-attention over queries, the attention under study, FFN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from indattn.attention import IndirectAttention, MLPBias
+
+__all__ = ["Decoder", "DecoderLayer", "DecoderOutput", "ModelConfig"]
+
+
+@dataclass
+class ModelConfig:
+    """Choices of a model: the keys of ``configs/model`` and ``configs/size``.
+
+    Attributes:
+        name: what the run's folder is called.
+        layers, heads, width, ffn: sizes; ``ffn`` is the width inside the feed-forward block, before it is
+            changed to match parameters (``None``: four times the width).
+        norm: ``pre`` or ``post`` layer normalisation.
+        self_attention: whether queries attend to each other in every layer.
+        dropout: on attention weights and residual branches.
+        learned_queries: whether each query has a learned embedding.
+        content_queries: whether each query adds the content's feature at its position (A.4 of the paper).
+        queries: number of queries; ``None``: as many as the content has tokens.
+        bias: ``mlp`` (f of the paper) or ``none``.
+        bias_hidden: hidden units of f.
+        offset_scale: tokens that count as one unit of offset, for f and g.
+        shared_bias: one f for all layers instead of one a layer.
+        centre_update: ``additive`` (g moves the centres) or ``none``.
+        detach_centres: stop gradients between layers through the centres.
+        match_parameters: choose the FFN's width so that every model has as many parameters as the reference
+            (:func:`indattn.models.matching.match_parameters`).
+    """
+
+    name: str = "indirect"
+    layers: int = 3
+    heads: int = 4
+    width: int = 64
+    ffn: int | None = None
+    norm: str = "pre"
+    self_attention: bool = True
+    dropout: float = 0.0
+    learned_queries: bool = True
+    content_queries: bool = True
+    queries: int | None = None
+    bias: str = "mlp"
+    bias_hidden: int = 64
+    offset_scale: float = 1.0
+    shared_bias: bool = False
+    centre_update: str = "additive"
+    detach_centres: bool = False
+    match_parameters: bool = True
+
+    @property
+    def ffn_width(self) -> int:
+        """Width inside the feed-forward block."""
+        return 4 * self.width if self.ffn is None else self.ffn
+
+
+@dataclass
+class DecoderOutput:
+    """What the stack computed.
+
+    Attributes:
+        states: ``(B, m, width)``.
+        centres: centres that entered each layer, ``(B, m)`` each; ``None`` stands for plain positions.
+        weights: attention weights ``(B, H, m, n)`` of each layer, when recorded.
+        biases: position biases broadcastable to the weights, when recorded and there.
+    """
+
+    states: Tensor
+    centres: list[Tensor | None] = field(default_factory=list)
+    weights: list[Tensor | None] = field(default_factory=list)
+    biases: list[Tensor | None] = field(default_factory=list)
+
+
+class DecoderLayer(nn.Module):
+    """One layer. ``moves_centres`` is false in the last, whose centres nobody reads."""
+
+    def __init__(self, config: ModelConfig, bias: MLPBias | str, moves_centres: bool) -> None:
+        super().__init__()
+        width, heads, dropout = config.width, config.heads, config.dropout
+        self.pre = config.norm == "pre"
+        self.self_attention = (
+            IndirectAttention(width, heads, dropout=dropout, bias="none") if config.self_attention else None
+        )
+        self.attention = IndirectAttention(
+            width,
+            heads,
+            dropout=dropout,
+            bias=bias,
+            bias_hidden=config.bias_hidden,
+            offset_scale=config.offset_scale,
+            centre_update=config.centre_update if moves_centres else "none",
+            detach_centres=config.detach_centres,
+        )
+        self.ffn = nn.Sequential(
+            nn.Linear(width, config.ffn_width), nn.ReLU(), nn.Linear(config.ffn_width, width)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if config.self_attention else 2))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, context: Tensor, content: Tensor, centres: Tensor | None, record: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """New states, centres for the next layer, and with ``record`` weights and bias."""
+        norms = iter(self.norms)
+        if self.self_attention is not None:
+            norm = next(norms)
+            y = norm(x) if self.pre else x
+            x = self._add(x, self.self_attention(y, y, y).output, norm)
+        norm = next(norms)
+        read = self.attention(norm(x) if self.pre else x, context, content, centres, need_weights=record)
+        x = self._add(x, read.output, norm)
+        norm = next(norms)
+        x = self._add(x, self.ffn(norm(x) if self.pre else x), norm)
+        return x, read.centres, read.weights, read.bias
+
+    def _add(self, x: Tensor, branch: Tensor, norm: nn.Module) -> Tensor:
+        x = x + self.dropout(branch)
+        return x if self.pre else norm(x)
+
+
+class Decoder(nn.Module):
+    """A stack of :class:`DecoderLayer` that hands the centres on from layer to layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        shared: MLPBias | str = config.bias
+        if config.shared_bias and config.bias == "mlp":
+            shared = MLPBias(config.heads, config.bias_hidden, config.offset_scale)
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, shared, moves_centres=layer < config.layers - 1) for layer in range(config.layers)
+        )
+        self.final_norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
+
+    def forward(self, queries: Tensor, context: Tensor, content: Tensor, record: bool = False) -> DecoderOutput:
+        """Queries ``(B, m, width)`` read content ``(B, n, width)`` under keys from context ``(B, n, width)``."""
+        x, centres = queries, None
+        output = DecoderOutput(x)
+        for layer in self.layers:
+            output.centres.append(centres)
+            x, centres, weights, bias = layer(x, context, content, centres, record)
+            output.weights.append(weights)
+            output.biases.append(bias)
+        output.states = self.final_norm(x)
+        return output

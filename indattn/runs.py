@@ -1,0 +1,219 @@
+"""The results tree: where a run lives, how its files are written, and how runs are found again. No torch here.
+
+Layout::
+
+    <results>/runs/<task>/<model>/noise-<x.xx>/seed-<k>/<hash>/
+        config.yaml           complete and resolved
+        metrics.jsonl         a line an evaluation
+        result.json           written last: its presence means done
+        initial.safetensors   weights before training
+        model.safetensors     weights after training
+        recordings.npz        bias curves, centres, sharpness, attention maps
+        trainer.pt            state to resume from (removed when done)
+        evaluations/          results on other noise levels, kinds and test sets
+        figures/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from indattn.config import config_hash
+from indattn.errors import UserError
+
+__all__ = ["Run", "atomic", "find_runs", "open_run", "write_json"]
+
+FORMAT = 1
+
+
+@contextlib.contextmanager
+def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file that appears complete or not at all: written beside, synced, renamed.
+
+    Raises:
+        UserError: if the folder cannot be written or the disk is full.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    with atomic(path) as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, whether or not it exists yet."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Run:
+        """The folder of a complete configuration."""
+        return cls(
+            Path(config.results_dir)
+            / "runs"
+            / config.task.name
+            / config.model.name
+            / f"noise-{float(config.noise):.2f}"
+            / f"seed-{config.seed}"
+            / config_hash(config)
+        )
+
+    @property
+    def done(self) -> bool:
+        """Whether it finished."""
+        return (self.path / "result.json").is_file()
+
+    @property
+    def state(self) -> str:
+        """``done``, ``unfinished`` (has a state to resume from), ``started``, or ``new``."""
+        if self.done:
+            return "done"
+        if (self.path / "trainer.pt").is_file():
+            return "unfinished"
+        return "started" if (self.path / "config.yaml").is_file() else "new"
+
+    def config(self) -> DictConfig:
+        """Its resolved configuration.
+
+        Raises:
+            UserError: if it is missing or damaged.
+        """
+        file = self.path / "config.yaml"
+        try:
+            config = OmegaConf.load(file)
+            if not isinstance(config, DictConfig):
+                raise ValueError("not a mapping")
+            config_hash(config)
+        except FileNotFoundError as error:
+            raise UserError(f"{self.path} is not a run: it has no config.yaml") from error
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"{file} is damaged ({reason}); train the run again with force=true") from error
+        return config
+
+    def result(self) -> dict[str, Any]:
+        """The contents of ``result.json``.
+
+        Raises:
+            UserError: if the run is unfinished, its result damaged, or of another version.
+        """
+        file = self.path / "result.json"
+        if not file.is_file():
+            raise UserError(f"{self.path} is {self.state}, not done: finish it with the train command that began it")
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+            version = result["format"]
+            result["test"]["accuracy"]
+        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise UserError(f"{file} is damaged ({error}); train the run again with force=true") from error
+        if version != FORMAT:
+            raise UserError(f"{file} has format {version}, this version reads {FORMAT}")
+        return result
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``; a last line cut short is left out."""
+        file = self.path / "metrics.jsonl"
+        if not file.is_file():
+            return []
+        lines: list[dict[str, Any]] = []
+        text = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(text, 1):
+            try:
+                lines.append(json.loads(line))
+            except ValueError as error:
+                if number == len(text):
+                    break
+                raise UserError(f"{file}, line {number}, is damaged; train the run again with force=true") from error
+        return lines
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Results of ``indattn evaluate``, one a noise level, kind and test seed."""
+        return [json.loads(f.read_text(encoding="utf-8")) for f in sorted(self.path.glob("evaluations/*.json"))]
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Task, model, noise, seed and hash, read from the folder's name."""
+        task, model, noise, seed, digest = self.path.parts[-5:]
+        return {
+            "task": task,
+            "model": model,
+            "noise": float(noise.removeprefix("noise-")),
+            "seed": int(seed.removeprefix("seed-")),
+            "hash": digest,
+        }
+
+
+def open_run(path: str | Path) -> Run:
+    """The run at a path.
+
+    Raises:
+        UserError: if there is no run.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"{path}: no such folder; `indattn show` lists the runs there are")
+    if not (folder / "config.yaml").is_file():
+        inside = next(iter(sorted(folder.glob("**/config.yaml"))), None)
+        hint = f"; a run below it: {inside.parent}" if inside else "; `indattn show` lists the runs there are"
+        raise UserError(f"{path} is not a run: it has no config.yaml{hint}")
+    return Run(folder)
+
+
+def find_runs(
+    results_dir: str | Path,
+    task: str | None = None,
+    model: str | list[str] | None = None,
+    noise: float | list[float] | None = None,
+    seed: int | list[int] | None = None,
+    state: str | None = None,
+) -> list[Run]:
+    """Runs of a results tree, filtered by the parts of their path, ordered by them."""
+
+    def wanted(value: Any, filter_: Any) -> bool:
+        if filter_ is None:
+            return True
+        return value in (filter_ if isinstance(filter_, list) else [filter_])
+
+    found = []
+    for file in Path(results_dir).glob("runs/*/*/noise-*/seed-*/*/config.yaml"):
+        run = Run(file.parent)
+        labels = run.labels
+        chosen = (
+            wanted(labels["task"], task)
+            and wanted(labels["model"], model)
+            and wanted(labels["noise"], noise)
+            and wanted(labels["seed"], seed)
+            and wanted(run.state, state)
+        )
+        if chosen:
+            found.append((tuple(labels.values()), run))
+    return [run for _, run in sorted(found, key=lambda pair: pair[0])]

@@ -1,0 +1,54 @@
+"""Tables on the terminal, or as csv or json for other programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from indattn.errors import UserError
+
+__all__ = ["print_table"]
+
+FORMATS = ("table", "csv", "json")
+
+
+def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str], form: str, title: str = "") -> None:
+    """Print rows; ``form`` is ``table``, ``csv`` or ``json``. Numbers keep all digits but in ``table``.
+
+    Raises:
+        UserError: for an unknown format.
+    """
+    if form not in FORMATS:
+        raise UserError(f"format={form}: must be one of {', '.join(FORMATS)}")
+    if form == "json":
+        json.dump([{column: row.get(column) for column in columns} for row in rows], sys.stdout, indent=1)
+        print()
+        return
+    if form == "csv":
+        import csv
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(["" if row.get(c) is None else row[c] for c in columns] for row in rows)
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*[column.replace("_", " ") for column in columns], title=title, box=SIMPLE_HEAD, title_justify="left")
+    for row in rows:
+        table.add_row(*[_cell(row.get(column)) for column in columns])
+    # A pipe has no width: do not fold cells there.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)
