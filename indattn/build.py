@@ -19,7 +19,7 @@ __all__ = ["build_misalignment", "build_model", "build_task"]
 
 def build_task(config: DictConfig) -> Task:
     """The task of a configuration."""
-    return construct(config.task, Task, "task")
+    return construct(config.task, Task, "task")  # type: ignore[type-abstract]
 
 
 def build_misalignment(
@@ -36,7 +36,7 @@ def build_misalignment(
     if chosen.kind not in task.kinds:
         raise UserError(f"misalignment={chosen.kind}: task {task.name} has {', '.join(task.kinds)}")
     level = check_noise(config.noise if noise is None else noise)
-    return construct(chosen, Misalignment, "misalignment", {"noise": level})
+    return construct(chosen, Misalignment, "misalignment", {"noise": level})  # type: ignore[type-abstract]
 
 
 def build_model(config: DictConfig, task: Task) -> SequenceModel:

@@ -118,7 +118,20 @@ keys
 }
 
 #: Hydra's options that are followed by a word of their own.
-TAKES_A_WORD = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--info", "-i")
+TAKES_A_WORD = (
+    "--cfg",
+    "-c",
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--package",
+    "-p",
+    "--info",
+    "-i",
+)
 
 HELP = """indattn: reproduce, test and extend indirect attention (arXiv 2509.26015)
 
@@ -191,7 +204,8 @@ def _verb_help(name: str) -> str:
 def _run_verb(name: str, arguments: Sequence[str]) -> int:
     """Hand the rest of the command line to the verb's Hydra application."""
     verb = VERBS[name]
-    words, keep = [], []
+    words: list[str] = []
+    keep: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         free = not argument.startswith(("-", "+", "~")) and "=" not in argument and before not in TAKES_A_WORD
         (words if free else keep).append(argument)
@@ -253,7 +267,9 @@ def _translate(name: str, error: Exception) -> UserError | None:
         return None
     text = str(error)
     groups = ("model", "task", "misalignment", "size", "experiment")
-    if match := re.search(r"Could not (?:find|load) '([\w/]+)/([^']*)'|In '[^']+': Could not find '([\w/]+)/([^']*)'", text):
+    if match := re.search(
+        r"Could not (?:find|load) '([\w/]+)/([^']*)'|In '[^']+': Could not find '([\w/]+)/([^']*)'", text
+    ):
         group, option = (match[1], match[2]) if match[1] else (match[3], match[4])
         from indattn.config import group_options
 

@@ -65,7 +65,8 @@ class TrainingConfig:
         steps: optimiser steps.
         batch_size: examples a step.
         lr, weight_decay: of AdamW.
-        warmup_steps: steps over which the learning rate rises to ``lr``, where it stays.
+        warmup_steps: steps over which the learning rate rises to ``lr``.
+        decay_fraction: part of the steps, at the end, over which it falls to zero; constant in between.
         grad_clip: largest norm of the gradient.
         evaluate_every: steps between evaluations on the validation split.
         checkpoint_every: steps between saved states, from which an interrupted run resumes.
@@ -78,11 +79,19 @@ class TrainingConfig:
     lr: float = 1e-3
     weight_decay: float = 0.01
     warmup_steps: int = 100
+    decay_fraction: float = 0.25
     grad_clip: float = 1.0
     evaluate_every: int = 50
     checkpoint_every: int = 200
     keep_checkpoints: list[int] = field(default_factory=list)
     precision: str = "fp32"
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0: up over the warm-up, level, down to zero over the decay."""
+        rising = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
+        decay = self.decay_fraction * self.steps
+        falling = (self.steps - step) / decay if decay else 1.0
+        return self.lr * min(1.0, rising, falling)
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
@@ -91,6 +100,8 @@ class TrainingConfig:
         for key in ("lr", "grad_clip"):
             if not getattr(self, key) > 0:
                 raise UserError(f"training.{key}={getattr(self, key)}: must be positive")
+        if not 0 <= self.decay_fraction <= 1:
+            raise UserError(f"training.decay_fraction={self.decay_fraction}: must be from 0 to 1")
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"training.precision={self.precision!r}: must be 'fp32' or 'bf16'")
         for step in self.keep_checkpoints:

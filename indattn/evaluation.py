@@ -81,7 +81,9 @@ def load_model(run: Run, task: Task, config: DictConfig, file: str = "model.safe
         raise UserError(f"{path}: no such checkpoint") from error
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged or of another model ({reason}); train the run again with force=true") from error
+        raise UserError(
+            f"{path} is damaged or of another model ({reason}); train the run again with force=true"
+        ) from error
     return model
 
 
@@ -158,5 +160,17 @@ def run(config: DictConfig) -> None:
     device = pick_device(config.device)
     set_threads(config.threads)
     rows = [row for one in runs for row in evaluate(one, noises, listed(config.kind), seeds, device)]
-    columns = ["task", "model", "trained_kind", "trained_noise", "seed", "kind", "noise", "test_seed", "accuracy", "exact", "ceiling"]
+    columns = [
+        "task",
+        "model",
+        "trained_kind",
+        "trained_noise",
+        "seed",
+        "kind",
+        "noise",
+        "test_seed",
+        "accuracy",
+        "exact",
+        "ceiling",
+    ]
     print_table(rows, columns, config.format, title="Test scores")

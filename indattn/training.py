@@ -129,15 +129,14 @@ class Trainer:
                 if self.stop_signal is not None and not last:
                     self._save_state()
                     raise Interrupted(
-                        f"stopped at step {self.step} of {self.settings.steps}; the same command resumes {self.run.path}",
+                        f"stopped at step {self.step} of {self.settings.steps}; "
+                        f"the same command resumes {self.run.path}",
                         self.stop_signal,
                     )
 
     def _train_step(self) -> float:
-        warmup = self.settings.warmup_steps
-        rate = self.settings.lr * min(1.0, (self.step + 1) / warmup if warmup else 1.0)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.settings.learning_rate(self.step)
         batch = to_device(self.data.batch(self.step), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             logits, _ = self.model(batch)
@@ -227,7 +226,9 @@ class Trainer:
         return counter.get_total_flops()
 
     def _record(self, name: str, split: Batch) -> None:
-        save_recording(self.run, name, record(self.model, to_device({k: v[:64] for k, v in split.items()}, self.device)))
+        save_recording(
+            self.run, name, record(self.model, to_device({k: v[:64] for k, v in split.items()}, self.device))
+        )
 
     def _save_weights(self, name: str) -> None:
         # Shared tensors (one f for all layers) are stored under each of their names.
@@ -299,7 +300,11 @@ def train(config: DictConfig, progress: bool = False) -> tuple[Run, dict[str, An
     if run.done and not config.force:
         result = run.result()
         missing = [s for s in trainer.settings.keep_checkpoints if not (run.path / f"step-{s}.safetensors").exists()]
-        hint = f"without the checkpoints of steps {missing}; force=true trains it again" if missing else "force=true trains it again"
+        hint = (
+            f"without the checkpoints of steps {missing}; force=true trains it again"
+            if missing
+            else "force=true trains it again"
+        )
         print(f"done already: {run.path} (test accuracy {result['test']['accuracy']:.4f}; {hint})")
         return run, result
     try:

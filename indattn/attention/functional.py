@@ -107,9 +107,7 @@ def fused_indirect_attention(
     return output.masked_fill(forbidden, 0.0)
 
 
-def merge_masks(
-    key_padding_mask: Tensor | None, attn_mask: Tensor | None, dtype: torch.dtype
-) -> Tensor | None:
+def merge_masks(key_padding_mask: Tensor | None, attn_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """One additive mask from the two of :class:`torch.nn.MultiheadAttention`.
 
     Args:

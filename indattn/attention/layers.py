@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +81,7 @@ class IndirectAttention(nn.Module):
             raise ValueError(f"centre_update must be 'additive' or 'none', got {centre_update!r}")
         self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
         self.dropout, self.batch_first, self.detach_centres = dropout, batch_first, detach_centres
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.q_proj = nn.Linear(embed_dim, embed_dim, projection_bias, **factory)
         self.k_proj = nn.Linear(kdim or embed_dim, embed_dim, projection_bias, **factory)
         self.v_proj = nn.Linear(vdim or embed_dim, embed_dim, projection_bias, **factory)

@@ -97,9 +97,7 @@ class DecoderLayer(nn.Module):
             centre_update=config.centre_update if moves_centres else "none",
             detach_centres=config.detach_centres,
         )
-        self.ffn = nn.Sequential(
-            nn.Linear(width, config.ffn_width), nn.ReLU(), nn.Linear(config.ffn_width, width)
-        )
+        self.ffn = nn.Sequential(nn.Linear(width, config.ffn_width), nn.ReLU(), nn.Linear(config.ffn_width, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if config.self_attention else 2))
         self.dropout = nn.Dropout(dropout)
 

@@ -1,0 +1,51 @@
+# make demo, make test: everything from a fresh machine with Python 3.10 to 3.13 and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+JOBS   ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
+SWEEP  := hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)
+
+.PHONY: help install demo test lint format reproduce-all figures clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+install: $(READY)  ## make .venv and install the project with its pinned requirements
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else "indattn needs Python 3.10 to 3.13; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## train indirect and standard attention at two noise levels, draw the figure (about 5 minutes)
+	$(BIN)/indattn train experiment=demo results_dir=results/demo progress=true
+	@$(BIN)/indattn show results_dir=results/demo
+	@$(BIN)/indattn plot noise curves results_dir=results/demo > /dev/null
+	@echo "the curves:  results/demo/figures/curves-synthetic.png"
+	@echo "the figure:  results/demo/figures/noise-synthetic.png"
+
+test: $(READY)  ## all tests
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check indattn tests scripts
+	$(BIN)/mypy
+
+format: $(READY)  ## let ruff format the code
+	$(BIN)/ruff format indattn tests scripts
+
+reproduce-all: $(READY)  ## figure 2, figure 3 and the noise curve: 135 runs, some 2 hours on 2 cores, resumable
+	$(BIN)/indattn train experiment=noise_curve $(SWEEP)
+	$(BIN)/indattn train experiment=figure2 $(SWEEP)
+	$(MAKE) figures
+
+figures: $(READY)  ## figures and tables of the runs there are
+	$(BIN)/indattn plot noise curves task=synthetic
+	$(BIN)/indattn plot figure2
+	$(BIN)/indattn plot figure3 task=sequence_retrieval seed=0
+	$(BIN)/indattn plot figure3 attention task=synthetic model=indirect noise=0.5 seed=0
+
+clean:  ## remove the environment and caches (results stay)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -1,0 +1,314 @@
+"""`indattn plot`: from the results tree to figures and the tables of the numbers in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from indattn import figures
+from indattn.config import IDENTITY, NOT_IDENTITY
+from indattn.errors import UserError, nearest
+from indattn.runs import Run, atomic, find_runs, open_run
+from indattn.statistics import interquartile_mean, mean_interval
+
+__all__ = ["curve_table", "run", "run_table", "summary"]
+
+#: Keys that a model's or a run's name already tells, or that only say how it was trained and stopped.
+NAMED = ("noise", "seed", "model._target_", "model.name", "task._target_", "task.name")
+PAPER_TASKS = ("sorting", "sequence_retrieval")
+
+
+def run_table(runs: list[Run]) -> pd.DataFrame:
+    """One row a finished run: labels, scores, and in ``variant`` what else tells its configuration apart."""
+    rows, settings = [], []
+    for run in runs:
+        result = run.result()
+        rows.append(
+            {
+                **run.labels,
+                "kind": result["kind"],
+                "accuracy": result["test"]["accuracy"],
+                "exact": result["test"]["exact"],
+                "validation_accuracy": result["validation"]["accuracy"],
+                "train_loss": result["train_loss"],
+                "steps_to_0.9": result["steps_to_0.9"],
+                "steps": result["steps"],
+                "chance": result["chance"],
+                "ceiling": result["ceiling"],
+                "parameters": result["parameters"],
+                "seconds": result["seconds"],
+                "path": str(run.path),
+            }
+        )
+        settings.append(_flat_identity(run.config()))
+    table = pd.DataFrame(rows)
+    for column in ("steps_to_0.9", "ceiling"):
+        table[column] = table[column].astype(float)
+    table["variant"] = _variants(table, settings)
+    return table
+
+
+def _flat_identity(config: DictConfig) -> dict[str, Any]:
+    def flatten(node: Any, prefix: str) -> dict[str, Any]:
+        if not isinstance(node, dict):
+            return {prefix: node}
+        return {
+            k: v for key, value in node.items() for k, v in flatten(value, f"{prefix}.{key}" if prefix else key).items()
+        }
+
+    full = OmegaConf.to_container(config, resolve=True)
+    flat = flatten({key: full[key] for key in IDENTITY}, "")  # type: ignore[call-overload, index]
+    return {k: v for k, v in flat.items() if k not in NAMED and k.rpartition(".")[2] not in NOT_IDENTITY}
+
+
+def _variants(table: pd.DataFrame, settings: list[dict[str, Any]]) -> list[str]:
+    """What differs between runs of the same task and model, other than noise and seed: ``key=value, ...``."""
+    differing: dict[str, set[str]] = {}
+    for task, of_task in table.groupby("task"):
+        for _, group in of_task.groupby("model"):
+            keys = {key for i in group.index for key in settings[i]}
+            for key in keys:
+                if len({str(settings[i].get(key)) for i in group.index}) > 1:
+                    differing.setdefault(str(task), set()).add(key)
+    labels = []
+    for i, row in table.iterrows():
+        chosen = sorted(differing.get(row["task"], ()))
+        parts = [
+            f"{key.removeprefix('model.').removeprefix('task.').removeprefix('training.')}={settings[int(str(i))].get(key)}"
+            for key in chosen
+        ]
+        labels.append(", ".join(parts).replace("=True", "=true").replace("=False", "=false").replace("=None", "=null"))
+    return labels
+
+
+def curve_table(runs: list[Run]) -> pd.DataFrame:
+    """One row an evaluation of a run: its labels, ``step``, ``accuracy``, ``loss``, ``train_loss``."""
+    rows = [
+        {**run.labels, **{key: line[key] for key in ("step", "accuracy", "loss", "train_loss")}}
+        for run in runs
+        for line in run.metrics()
+    ]
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean, 95% interval, interquartile mean and median steps to 0.9 over seeds, for each combination of ``by``."""
+    rows = []
+    for key, group in table.groupby(by, sort=True):
+        interval = mean_interval(group["accuracy"].tolist())
+        reached = group["steps_to_0.9"].notna()
+        median = group["steps_to_0.9"].fillna(float("inf")).median()
+        rows.append(
+            {
+                **dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True)),
+                "seeds": interval.count,
+                "accuracy": interval.mean,
+                "low": interval.low,
+                "high": interval.high,
+                "interquartile_mean": interquartile_mean(group["accuracy"].tolist()),
+                "reached_0.9": int(reached.sum()),
+                "median_steps_to_0.9": None if median == float("inf") else median,
+                "steps": group["steps"].max(),
+                "chance": group["chance"].iloc[0],
+                "ceiling": group["ceiling"].iloc[0],
+                "parameters": int(group["parameters"].median()),
+                "seconds": group["seconds"].median(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def paired(table: pd.DataFrame, by: list[str], model: str = "indirect") -> pd.DataFrame:
+    """Differences in accuracy, ``model`` less each other model, paired by seed, with a 95% interval."""
+    rows = []
+    for key, group in table.groupby(by, sort=True):
+        wide = group.pivot_table(index="seed", columns="model", values="accuracy")
+        for other in (name for name in wide.columns if name != model and model in wide.columns):
+            difference = (wide[model] - wide[other]).dropna()
+            if difference.empty:
+                continue
+            interval = mean_interval(difference.tolist())
+            rows.append(
+                {
+                    **dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True)),
+                    "difference": f"{model} - {other}",
+                    "seeds": interval.count,
+                    "mean": interval.mean,
+                    "low": interval.low,
+                    "high": interval.high,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+class Plotter:
+    """Draws the figures that a selection of runs allows.
+
+    Args:
+        runs: the selection.
+        out: results folder; figures go to ``figures/``, tables to ``tables/``.
+        example: index of the example whose attention is drawn.
+    """
+
+    def __init__(self, runs: list[Run], out: Path, example: int = 0) -> None:
+        self.runs = [run for run in runs if run.done]
+        self.out, self.example = out, example
+        self.table = run_table(self.runs) if self.runs else pd.DataFrame()
+        self.written: list[Path] = []
+
+    def curves(self) -> None:
+        """Learning curves, a figure a task."""
+        for task, table in self.table.groupby("task"):
+            curves = self._curves(table)
+            figure = figures.learning_curves(curves, table, "variant", "noise", str(task).replace("_", " "))
+            self._figure(figure, f"curves-{task}")
+
+    def noise(self) -> None:
+        """Score against noise, a figure a task, kind and variant with at least two levels."""
+        for (task, kind, variant), table in self.table.groupby(["task", "kind", "variant"]):
+            if table["noise"].nunique() < 2:
+                continue
+            several = self.table[self.table["task"] == task].groupby(["kind", "variant"]).ngroups > 1
+            name = f"noise-{task}" + (f"-{kind}-{_slug(str(variant))}" if several else "")
+            title = f"{str(task).replace('_', ' ')}, kind {kind}" + (f", {variant}" if variant else "")
+            self._figure(figures.noise_curve(table, title), name)
+            self._table(summary(table, ["task", "kind", "noise", "model"]), name)
+            self._table(paired(table, ["task", "kind", "noise"]), f"{name}-paired")
+            self._table(table.drop(columns=["path", "variant"]), f"{name}-runs")
+            self._table(
+                self._curves(table)[["model", "noise", "seed", "step", "accuracy", "loss", "train_loss"]],
+                f"{name}-curves",
+            )
+
+    def figure2(self) -> None:
+        """The paper's two tasks without noise: learning curves, scores and paired differences by reading."""
+        table = self.table
+        if not self.table.empty:
+            table = table[table["task"].isin(PAPER_TASKS) & (table["noise"] == 0)]
+        if table.empty:
+            return
+        # Readings are compared across both tasks: name them by what differs within these runs alone.
+        runs = [Run(Path(path)) for path in table["path"]]
+        table = run_table(runs)
+        self._figure(
+            figures.learning_curves(self._curves(table), table, "variant", "task", "Figure 2 of the paper, by reading"),
+            "figure2",
+        )
+        columns = ["task", "variant", "model"]
+        self._table(summary(table, columns), "figure2")
+        self._table(paired(table, columns[:2]), "figure2-paired")
+        self._table(table.drop(columns="path"), "figure2-runs")
+        self._table(
+            self._curves(table)[["task", "variant", "model", "seed", "step", "accuracy", "loss", "train_loss"]],
+            "figure2-curves",
+        )
+
+    def figure3(self) -> None:
+        """The bias of each layer and head, of the first seed of each kind of run that has one."""
+        for run in self._representatives():
+            after, before = figures.recording(run), figures.recording(run, "recording_initial")
+            if "bias_function" in after and before:
+                self._figure(
+                    figures.bias_curves(before, after, f"Bias f: {figures.describe_run(run)}"),
+                    f"figure3-{_run_slug(run)}",
+                )
+
+    def attention(self) -> None:
+        """Attention maps of one test example, of the first seed of each kind of run."""
+        for run in self._representatives():
+            recorded = figures.recording(run)
+            if "attention" not in recorded:
+                continue
+            examples = recorded["attention"].shape[1]
+            if not 0 <= self.example < examples:
+                raise UserError(f"example={self.example}: the run keeps examples 0 to {examples - 1}")
+            title = f"Attention: {figures.describe_run(run)}, test example {self.example}"
+            self._figure(
+                figures.attention_maps(recorded, self.example, title),
+                f"attention-{_run_slug(run)}-example-{self.example}",
+            )
+
+    def _curves(self, table: pd.DataFrame) -> pd.DataFrame:
+        curves = curve_table([Run(Path(path)) for path in table["path"]])
+        return curves.merge(table[["hash", "seed", "variant"]], on=["hash", "seed"])
+
+    def _representatives(self) -> list[Run]:
+        if self.table.empty:
+            return []
+        firsts = (
+            self.table.sort_values("seed")
+            .groupby(["task", "model", "noise", "kind", "variant"], sort=True)["path"]
+            .first()
+        )
+        return [Run(Path(path)) for path in firsts]
+
+    def _figure(self, figure: Any, name: str) -> None:
+        self.written += figures.save(figure, self.out / "figures" / name)
+
+    def _table(self, table: pd.DataFrame, name: str) -> None:
+        if table.empty:
+            return
+        path = self.out / "tables" / f"{name}.csv"
+        with atomic(path) as file:
+            table.to_csv(file, index=False, float_format="%.6g")
+        self.written.append(path)
+
+
+def _slug(text: str) -> str:
+    return (
+        "".join(c if c.isalnum() or c in "._" else "-" for c in text.replace("=", "-")).strip("-").replace("--", "-")
+        or "default"
+    )
+
+
+def _run_slug(run: Run) -> str:
+    labels = run.labels
+    return f"{labels['task']}-{labels['model']}-noise-{labels['noise']:.2f}-seed-{labels['seed']}-{labels['hash']}"
+
+
+FIGURES: dict[str, Callable[[Plotter], None]] = {
+    "curves": Plotter.curves,
+    "noise": Plotter.noise,
+    "figure2": Plotter.figure2,
+    "figure3": Plotter.figure3,
+    "attention": Plotter.attention,
+}
+
+
+def run(config: DictConfig) -> None:
+    """The verb ``plot``."""
+    names = list(config.figure or [])
+    for name in names:
+        if name not in FIGURES:
+            raise UserError(f"figure {name!r}: there is none of that name{nearest(name, FIGURES)}")
+    if config.run:
+        paths = list(config.run) if isinstance(config.run, ListConfig) else [config.run]
+        runs = [open_run(path) for path in paths]
+        for one in runs:
+            one.result()
+    else:
+        runs = select(config, state="done")
+    if not runs:
+        raise UserError(f"no finished run matches in {config.results_dir}; `indattn show` lists what there is")
+    plotter = Plotter(runs, Path(config.results_dir), config.example)
+    for name in names or FIGURES:
+        FIGURES[name](plotter)
+    if not plotter.written:
+        raise UserError(f"the {len(runs)} runs that match do not make {' or '.join(names)}; see indattn plot --help")
+    for path in plotter.written:
+        print(path)
+
+
+def select(config: DictConfig, state: str | None) -> list[Run]:
+    """Runs of the tree that the filters ``task``, ``model``, ``noise`` and ``seed`` of a configuration leave."""
+
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, ListConfig) else value
+
+    return find_runs(
+        config.results_dir, plain(config.task), plain(config.model), plain(config.noise), plain(config.seed), state
+    )

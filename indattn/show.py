@@ -1,0 +1,93 @@
+"""`indattn show`: the runs there are, or one of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from indattn.errors import UserError, nearest
+from indattn.runs import Run, find_runs, open_run
+from indattn.tables import print_table
+
+__all__ = ["run"]
+
+COLUMNS = ["task", "model", "noise", "seed", "kind", "state", "accuracy", "steps_to_0.9", "seconds", "path"]
+STATES = ("done", "unfinished", "started")
+
+
+def row(run: Run) -> dict[str, Any]:
+    """A run in one line; an unfinished one shows the last validation accuracy of its curve as nothing."""
+    line: dict[str, Any] = {**run.labels, "state": run.state, "path": str(run.path)}
+    if not run.done:
+        return line
+    try:
+        result = run.result()
+    except UserError:
+        return {**line, "state": "damaged"}
+    return {
+        **line,
+        "kind": result["kind"],
+        "accuracy": result["test"]["accuracy"],
+        "steps_to_0.9": result["steps_to_0.9"],
+        "seconds": result["seconds"],
+    }
+
+
+def run(config: DictConfig) -> None:
+    """The verb ``show``."""
+    if config.state is not None and config.state not in STATES:
+        raise UserError(f"state={config.state}: no such state{nearest(str(config.state), STATES)}")
+    if config.run:
+        paths = list(config.run) if isinstance(config.run, ListConfig) else [config.run]
+        for path in paths:
+            show_one(open_run(path), config.format)
+        return
+
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, ListConfig) else value
+
+    runs = find_runs(
+        config.results_dir,
+        plain(config.task),
+        plain(config.model),
+        plain(config.noise),
+        plain(config.seed),
+        config.state,
+    )
+    if not runs and config.format == "table":
+        print(f"no run matches in {config.results_dir}; indattn train --help shows how to make one")
+        return
+    print_table([row(one) for one in runs], COLUMNS, config.format, title=f"{len(runs)} runs in {config.results_dir}")
+
+
+def show_one(run: Run, form: str) -> None:
+    """Print one run: configuration, scores, and its curve as a table."""
+    config = run.config()
+    metrics = run.metrics()
+    result = run.result() if run.done else {}
+    shown = {key: value for key, value in result.items() if key != "per_example"}
+    if form == "json":
+        print(
+            json.dumps(
+                {
+                    "path": str(run.path),
+                    "state": run.state,
+                    "config": OmegaConf.to_container(config),
+                    "result": shown,
+                    "metrics": metrics,
+                },
+                indent=1,
+            )
+        )
+        return
+    columns = ["step", "seconds", "loss", "accuracy", "exact", "train_loss"]
+    if form == "csv":
+        print_table(metrics, columns, form)
+        return
+    print(f"{run.path}: {run.state}\n")
+    print(OmegaConf.to_yaml(config, resolve=True))
+    print_table(metrics, columns, form, title="Validation")
+    if shown:
+        print(json.dumps(shown, indent=1))
