@@ -140,9 +140,7 @@ class IndirectAttention(nn.Module):
         if context.shape[1] < num_values:
             context = F.pad(context, (0, 0, 0, num_values - context.shape[1]))
 
-        q = self._heads(self.q_proj(query))
-        k = self._heads(self.k_proj(context))
-        v = self._heads(self.v_proj(content))
+        q, k, v = map(self._heads, self._projected(query, context, content))
         bias = self._bias(centres, num_queries, num_values)
         if bias is not None:
             bias = bias.to(q.dtype)
@@ -158,6 +156,14 @@ class IndirectAttention(nn.Module):
         if not self.batch_first:
             output = output.transpose(0, 1)
         return AttentionOutput(output, new_centres, weights, bias if need_weights else None)
+
+    def _projected(self, query: Tensor, context: Tensor, content: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values; projections that read the same tensor are one matrix product."""
+        if context is not content:
+            return self.q_proj(query), self.k_proj(context), self.v_proj(content)
+        if query is content:
+            return _packed(content, self.q_proj, self.k_proj, self.v_proj)
+        return self.q_proj(query), *_packed(content, self.k_proj, self.v_proj)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
@@ -182,3 +188,9 @@ class IndirectAttention(nn.Module):
     def extra_repr(self) -> str:
         """Shown by ``print(module)``."""
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, batch_first={self.batch_first}"
+
+
+def _packed(x: Tensor, *projections: nn.Linear) -> tuple[Tensor, ...]:
+    weight = torch.cat([projection.weight for projection in projections])
+    biases = [projection.bias for projection in projections if projection.bias is not None]
+    return F.linear(x, weight, torch.cat(biases) if biases else None).chunk(len(projections), dim=-1)

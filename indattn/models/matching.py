@@ -21,8 +21,9 @@ def match_parameters(model_class: type[SequenceModel], task: TaskSide, config: M
     """The configuration with the FFN width that brings a model to the reference's parameter count.
 
     The reference is the paper's model (:class:`Misaligned` with an MLP bias a layer, additive centre updates,
-    learned queries) of the same layers, heads, width, FFN and self-attention. One unit of FFN width is a
-    fraction of a percent of any preset.
+    learned queries) of the same layers, heads, width, FFN and self-attention. The width is a multiple of 8, which
+    matrix products like (a width of 259 costs half as much again as 256): at most 0.8% of the parameters off at
+    either preset.
     """
     reference = replace(
         config,
@@ -38,4 +39,5 @@ def match_parameters(model_class: type[SequenceModel], task: TaskSide, config: M
         budget = count_parameters(Misaligned(task, reference))
         one = count_parameters(model_class(task, replace(config, ffn=1)))
         two = count_parameters(model_class(task, replace(config, ffn=2)))
-    return replace(config, ffn=max(1, 1 + round((budget - one) / (two - one))))
+    width = 1 + (budget - one) / (two - one)
+    return replace(config, ffn=max(1, 8 * round(width / 8)))

@@ -92,12 +92,12 @@ class Misaligned(SequenceModel):
 
     def queries(self, content: Tensor) -> Tensor:
         """``(B, m, width)`` queries over content features ``(B, n, width)``."""
-        parts = []
-        if self.learned_queries is not None:
-            parts.append(self.learned_queries.expand(len(content), -1, -1))
-        if self.config.content_queries:
-            parts.append(content[:, : self.num_queries])
-        return torch.stack(parts).sum(0)
+        features = content[:, : self.num_queries]
+        if self.learned_queries is None:
+            return features
+        if not self.config.content_queries:
+            return self.learned_queries.expand(len(content), -1, -1)
+        return self.learned_queries + features
 
     def roles(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Keys from the padded context, values from the content."""
