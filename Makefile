@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)  ## train indirect and standard attention at two noise levels, draw the figure (about 5 minutes)
-	$(BIN)/indattn train experiment=demo results_dir=results/demo progress=true
+	$(BIN)/indattn train experiment=demo $(SWEEP) results_dir=results/demo progress=true
 	@$(BIN)/indattn show results_dir=results/demo
 	@$(BIN)/indattn plot noise curves results_dir=results/demo > /dev/null
 	@echo "the curves:  results/demo/figures/curves-synthetic.png"

@@ -55,11 +55,12 @@ class TrainingStep:
 
 def with_model(config: DictConfig, name: str, self_attention: bool) -> DictConfig:
     """The configuration with another file of the group ``model``, sizes kept."""
-    model = OmegaConf.merge(
-        config.model, {"self_attention": self_attention, "bias": "none"}, load_option("model", name)
-    )
     changed = config.copy()
-    changed.model = {key: value for key, value in model.items() if key != "defaults"}
+    OmegaConf.set_struct(changed, False)
+    # The group's base has no bias; a model's own file says what is different.
+    chosen = {"self_attention": self_attention, "bias": "none"} | dict(load_option("model", name))
+    chosen.pop("defaults")
+    changed.model.update(chosen)
     return changed
 
 

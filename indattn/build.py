@@ -19,7 +19,12 @@ __all__ = ["build_misalignment", "build_model", "build_task"]
 
 def build_task(config: DictConfig) -> Task:
     """The task of a configuration."""
-    return construct(config.task, Task, "task")  # type: ignore[type-abstract]
+    task = construct(config.task, Task, "task")  # type: ignore[type-abstract]
+    for key in ("train_size", "validation_size", "test_size"):
+        size = getattr(task, key)
+        if size is not None and size < 1:
+            raise UserError(f"task.{key}={size}: must be at least 1")
+    return task
 
 
 def build_misalignment(
@@ -36,7 +41,10 @@ def build_misalignment(
     if chosen.kind not in task.kinds:
         raise UserError(f"misalignment={chosen.kind}: task {task.name} has {', '.join(task.kinds)}")
     level = check_noise(config.noise if noise is None else noise)
-    return construct(chosen, Misalignment, "misalignment", {"noise": level})  # type: ignore[type-abstract]
+    made = construct(chosen, Misalignment, "misalignment", {"noise": level})  # type: ignore[type-abstract]
+    if made.kind != chosen.kind:
+        raise UserError(f"misalignment.kind={chosen.kind}: {chosen._target_} is of kind {made.kind}")
+    return made
 
 
 def build_model(config: DictConfig, task: Task) -> SequenceModel:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +17,13 @@ __all__ = ["main"]
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: the function it runs, its help, and the key that words without ``=`` go to."""
+    """A verb: the function it runs, its help, the key that words without ``=`` go to, and whether it filters runs."""
 
     function: str
     summary: str
     usage: str
     positional: str | None = None
+    filters: bool = False
 
 
 VERBS = {
@@ -85,6 +88,7 @@ Figures (PNG and PDF) go to <results_dir>/figures, the numbers in them to <resul
 keys
   task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  run=PATH  example=0  results_dir=results""",
         "figure",
+        filters=True,
     ),
     "show": Verb(
         "indattn.show:run",
@@ -101,6 +105,7 @@ keys
   task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  state=done|unfinished|started
   format=table|csv|json  results_dir=results""",
         "run",
+        filters=True,
     ),
     "bench": Verb(
         "indattn.bench:run",
@@ -153,33 +158,48 @@ fish: indattn -sc install=fish | source).
 
 def main() -> None:
     """Entry point of the command."""
-    arguments = sys.argv[1:]
+    try:
+        code = _main(sys.argv[1:])
+        sys.stdout.flush()
+    except UserError as error:
+        if not isinstance(error, SweepMemberError):
+            _report(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("indattn: interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output left (`| head`): not an error, and nothing is left to say at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in ("-sc", "--shell-completion"):
         _complete(arguments)
-        return
+        return 0
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, VERBS))
         print(HELP.format(verbs="\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items())))
-        return
+        return 0
     if arguments[0] in ("-V", "--version"):
         from indattn import __version__
 
         print(f"indattn {__version__}")
-        return
+        return 0
     name, rest = arguments[0], arguments[1:]
-    try:
-        if name not in VERBS:
-            raise UserError(f"{name!r} is no verb{nearest(name, VERBS)}")
-        if "--help" in rest or "-h" in rest:
-            print(_verb_help(name))
-            return
-        sys.exit(_run_verb(name, rest))
-    except UserError as error:
-        _report(error)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output left (`| head`): not an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if name not in VERBS:
+        raise UserError(f"{name!r} is no verb{nearest(name, VERBS)}")
+    if "--help" in rest or "-h" in rest:
+        print(_verb_help(name))
+        return 0
+    _run_verb(name, rest)
+    return 0
+
+
+class SweepMemberError(UserError):
+    """A member of a sweep failed and has said so; the sweep went on with the others."""
 
 
 def _report(error: Exception) -> None:
@@ -201,21 +221,28 @@ def _verb_help(name: str) -> str:
     return "\n".join(lines)
 
 
-def _run_verb(name: str, arguments: Sequence[str]) -> int:
+def _run_verb(name: str, arguments: Sequence[str]) -> None:
     """Hand the rest of the command line to the verb's Hydra application."""
     verb = VERBS[name]
     words: list[str] = []
     keep: list[str] = []
+    if verb.filters:
+        # `task` and `model` are config groups, which Hydra would look for: as filters they live below `where`.
+        arguments = [re.sub(r"^(task|model|noise|seed|state)=", r"where.\1=", argument) for argument in arguments]
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        free = not argument.startswith(("-", "+", "~")) and "=" not in argument and before not in TAKES_A_WORD
+        word = "=" not in argument or os.path.exists(argument)
+        free = word and not argument.startswith(("-", "+", "~")) and before not in TAKES_A_WORD
         (words if free else keep).append(argument)
     if words and verb.positional is None:
         raise UserError(f"{words[0]!r}: indattn {name} takes KEY=VALUE{nearest(words[0], VERBS, 0)}")
     if words:
         quoted = ",".join("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in words)
-        keep.append(f"{verb.positional}=[{quoted}]")
+        keep.insert(0, f"{verb.positional}=[{quoted}]")
     sys.argv = [sys.argv[0], *keep]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing: the errors come back to us
+    _started.clear()
+    argparse_error = argparse.ArgumentParser.error
+    argparse.ArgumentParser.error = _argparse_error  # type: ignore[method-assign, assignment]
     try:
         hydra_app(name)()
     except Exception as error:
@@ -225,7 +252,16 @@ def _run_verb(name: str, arguments: Sequence[str]) -> int:
         if translated is None:
             raise
         raise translated from error
-    return 0
+    finally:
+        argparse.ArgumentParser.error = argparse_error  # type: ignore[method-assign]
+
+
+#: Not empty once a verb's own code runs: errors before that are about the command line.
+_started: list[str] = []
+
+
+def _argparse_error(parser: argparse.ArgumentParser, message: str) -> None:
+    raise UserError(f"{message}; indattn VERB --help shows what a verb takes")
 
 
 def hydra_app(name: str) -> Callable[[], Any]:
@@ -240,8 +276,11 @@ def hydra_app(name: str) -> Callable[[], Any]:
 
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
+        from omegaconf.errors import OmegaConfBaseException
 
+        _started.append(name)
         module, _, function = VERBS[name].function.partition(":")
+        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
             return getattr(importlib.import_module(module), function)(config)
         except Interrupted as error:
@@ -249,21 +288,25 @@ def hydra_app(name: str) -> Callable[[], Any]:
             sys.exit(error.exit_code)  # ends a sweep too: SystemExit is not caught by Hydra
         except UserError as error:
             _report(error)
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # the sweep goes on with its other members
+            if sweep:
+                raise SweepMemberError(str(error)) from error  # the sweep goes on with its other members
             sys.exit(error.exit_code)
+        except OmegaConfBaseException as error:  # a section or key taken out of the configuration
+            _report(error)
+            if sweep:
+                raise SweepMemberError(str(error)) from error
+            sys.exit(2)
 
     return job
 
 
 def _translate(name: str, error: Exception) -> UserError | None:
     """A Hydra or OmegaConf complaint as one line of ours, with the nearest right name."""
-    import re
-
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    if not isinstance(error, HydraException | OmegaConfBaseException):
+    early = not _started and isinstance(error, ValueError | TypeError)
+    if not early and not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     text = str(error)
     groups = ("model", "task", "misalignment", "size", "experiment")
@@ -278,8 +321,9 @@ def _translate(name: str, error: Exception) -> UserError | None:
     if match := re.search(r"Could not override '([^']+)'", text):
         from indattn.config import nearest_key
 
-        hint = nearest_key(match[1], [*_known_keys(name), *groups])
-        return UserError(f"{match[1]}: no such key{hint}")
+        key = match[1].removeprefix("where.")
+        known = {known.removeprefix("where.") for known in _known_keys(name)}
+        return UserError(f"{key}: no such key{nearest_key(key, known | set(groups))}")
     return UserError(" ".join(text.split()))
 
 

@@ -9,7 +9,7 @@ import importlib
 import json
 import math
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from indattn.errors import UserError, nearest
 __all__ = [
     "TrainingConfig",
     "check_noise",
+    "check_seed",
     "config_hash",
     "configs_dir",
     "construct",
@@ -97,6 +98,9 @@ class TrainingConfig:
         for key in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
             if getattr(self, key) < 1:
                 raise UserError(f"training.{key}={getattr(self, key)}: must be at least 1")
+        for key in ("weight_decay", "warmup_steps"):
+            if not getattr(self, key) >= 0:
+                raise UserError(f"training.{key}={getattr(self, key)}: must not be negative")
         for key in ("lr", "grad_clip"):
             if not getattr(self, key) > 0:
                 raise UserError(f"training.{key}={getattr(self, key)}: must be positive")
@@ -120,6 +124,17 @@ def check_noise(noise: Any, key: str = "noise") -> float:
     if math.isnan(noise) or not 0 <= noise <= 1:
         raise UserError(f"{key}={noise}: must be from 0 (no misalignment) to 1 (the most)")
     return float(noise)
+
+
+def check_seed(seed: Any, key: str = "seed") -> int:
+    """A seed of random numbers.
+
+    Raises:
+        UserError: if it is not a whole number from 0 to 2^63 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UserError(f"{key}={seed}: must be a whole number from 0 to 2^63 - 1")
+    return seed
 
 
 def locate(path: str, base: type[T], key: str) -> type[T]:
@@ -150,6 +165,8 @@ def section(schema: type[T], values: Any, where: str, extra: dict[str, Any] | No
     Raises:
         UserError: for an unknown key or a value of the wrong type.
     """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}={values}: must be a section with keys of its own, as {where}.KEY=VALUE")
     content = OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig) else dict(values)
     known = {f.name: f for f in dataclasses.fields(typing.cast(Any, schema)) if f.init}
     merged = {str(key): value for key, value in typing.cast(dict, content).items()} | (extra or {})
@@ -188,7 +205,7 @@ def config_hash(config: DictConfig | dict[str, Any]) -> str:
 
 def nearest_key(path: str, known: Iterable[str]) -> str:
     """A hint for a misspelt dotted key: the nearest full key, by whole path or by its last part."""
-    names = sorted(known)
+    names = sorted(set(known))
     close = difflib.get_close_matches(path, names, n=2, cutoff=0.6)
     if not close:
         last = path.rpartition(".")[2]

@@ -42,7 +42,7 @@ def set_threads(threads: Any, jobs: int = 1) -> int:
     if threads == "auto":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = max(1, cores // max(1, jobs))
-    if not isinstance(threads, int) or threads < 1:
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise UserError(f"threads={threads}: must be auto or a whole number of at least 1")
     torch.set_num_threads(threads)
     return threads

@@ -10,11 +10,11 @@ from omegaconf import DictConfig, ListConfig
 from torch import Tensor, nn
 
 from indattn.build import build_misalignment, build_model, build_task
-from indattn.config import check_noise
+from indattn.config import check_noise, check_seed
 from indattn.environment import pick_device, set_threads
 from indattn.errors import UserError
 from indattn.misalignment import Batch
-from indattn.runs import FORMAT, Run, open_run, write_json
+from indattn.runs import FORMAT, Run, noise_name, open_run, write_json
 from indattn.tasks.base import Task
 
 __all__ = ["Scores", "evaluate", "load_model", "run", "score"]
@@ -128,7 +128,7 @@ def evaluate(
             "ceiling": task.ceiling(kind, noise),
         }
         write_json(
-            run.path / "evaluations" / f"{kind}-noise-{noise:.2f}-seed-{seed}.json",
+            run.path / "evaluations" / f"{kind}-noise-{noise_name(noise)}-seed-{seed}.json",
             {**row, "per_example": scores.per_example},
         )
         rows.append({**run.labels, "training_accuracy": result["test"]["accuracy"], **row})
@@ -137,8 +137,9 @@ def evaluate(
 
 def run(config: DictConfig) -> None:
     """The verb ``evaluate``."""
-    from indattn.tables import print_table
+    from indattn.tables import check_format, print_table
 
+    check_format(config.format)
     if not config.run:
         raise UserError("which run? give its folder: indattn evaluate results/runs/... (`indattn show` lists them)")
 
@@ -152,8 +153,7 @@ def run(config: DictConfig) -> None:
         noises = [check_noise(noise) for noise in noises]
     seeds = listed(config.test_seed) or [0]
     for seed in seeds:
-        if not isinstance(seed, int) or seed < 0:
-            raise UserError(f"test_seed={seed}: must be a whole number, 0 or more")
+        check_seed(seed, "test_seed")
     runs = [open_run(path) for path in listed(config.run) or []]
     for one in runs:
         one.result()  # all of them finished, before anything is computed

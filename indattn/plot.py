@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from indattn import figures
 from indattn.config import IDENTITY, NOT_IDENTITY
 from indattn.errors import UserError, nearest
-from indattn.runs import Run, atomic, find_runs, open_run
+from indattn.runs import Run, atomic, open_run, select_runs
 from indattn.statistics import interquartile_mean, mean_interval
 
 __all__ = ["curve_table", "run", "run_table", "summary"]
@@ -291,7 +291,7 @@ def run(config: DictConfig) -> None:
         for one in runs:
             one.result()
     else:
-        runs = select(config, state="done")
+        runs = select_runs(config)
     if not runs:
         raise UserError(f"no finished run matches in {config.results_dir}; `indattn show` lists what there is")
     plotter = Plotter(runs, Path(config.results_dir), config.example)
@@ -301,14 +301,3 @@ def run(config: DictConfig) -> None:
         raise UserError(f"the {len(runs)} runs that match do not make {' or '.join(names)}; see indattn plot --help")
     for path in plotter.written:
         print(path)
-
-
-def select(config: DictConfig, state: str | None) -> list[Run]:
-    """Runs of the tree that the filters ``task``, ``model``, ``noise`` and ``seed`` of a configuration leave."""
-
-    def plain(value: Any) -> Any:
-        return list(value) if isinstance(value, ListConfig) else value
-
-    return find_runs(
-        config.results_dir, plain(config.task), plain(config.model), plain(config.noise), plain(config.seed), state
-    )

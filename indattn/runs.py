@@ -19,7 +19,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from indattn.config import config_hash
 from indattn.errors import UserError
 
-__all__ = ["Run", "atomic", "find_runs", "open_run", "write_json"]
+__all__ = ["Run", "atomic", "find_runs", "noise_name", "open_run", "select_runs", "write_json"]
 
 FORMAT = 1
 
@@ -61,6 +63,12 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
                 os.unlink(temporary)
 
 
+def noise_name(noise: float) -> str:
+    """A level in the name of a file: two decimals, more where it has more."""
+    short = f"{noise:.2f}"
+    return short if float(short) == noise else repr(float(noise))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     with atomic(path) as file:
@@ -76,13 +84,22 @@ class Run:
 
     @classmethod
     def of(cls, config: DictConfig) -> Run:
-        """The folder of a complete configuration."""
+        """The folder of a complete configuration.
+
+        Raises:
+            UserError: if the results folder, or the name of the task or model, cannot name a folder.
+        """
+        if not config.results_dir:
+            raise UserError(f"results_dir={config.results_dir}: must be a folder")
+        for group in ("task", "model"):
+            if not re.fullmatch(r"\w[\w.+-]*", str(config[group].name)):
+                raise UserError(f"{group}.name={config[group].name!r}: must be a plain word, it names a folder")
         return cls(
             Path(config.results_dir)
             / "runs"
             / config.task.name
             / config.model.name
-            / f"noise-{float(config.noise):.2f}"
+            / f"noise-{noise_name(config.noise)}"
             / f"seed-{config.seed}"
             / config_hash(config)
         )
@@ -178,7 +195,7 @@ def open_run(path: str | Path) -> Run:
     Raises:
         UserError: if there is no run.
     """
-    folder = Path(path)
+    folder = Path(str(path))
     if not folder.is_dir():
         raise UserError(f"{path}: no such folder; `indattn show` lists the runs there are")
     if not (folder / "config.yaml").is_file():
@@ -190,7 +207,7 @@ def open_run(path: str | Path) -> Run:
 
 def find_runs(
     results_dir: str | Path,
-    task: str | None = None,
+    task: str | list[str] | None = None,
     model: str | list[str] | None = None,
     noise: float | list[float] | None = None,
     seed: int | list[int] | None = None,
@@ -206,7 +223,10 @@ def find_runs(
     found = []
     for file in Path(results_dir).glob("runs/*/*/noise-*/seed-*/*/config.yaml"):
         run = Run(file.parent)
-        labels = run.labels
+        try:
+            labels = run.labels
+        except ValueError:
+            continue  # somebody's folder that only looks like a run's
         chosen = (
             wanted(labels["task"], task)
             and wanted(labels["model"], model)
@@ -217,3 +237,8 @@ def find_runs(
         if chosen:
             found.append((tuple(labels.values()), run))
     return [run for _, run in sorted(found, key=lambda pair: pair[0])]
+
+
+def select_runs(config: DictConfig) -> list[Run]:
+    """Runs of the tree ``results_dir`` that the filters under ``where`` leave."""
+    return find_runs(config.results_dir, **typing.cast(dict[str, Any], OmegaConf.to_container(config.where)))

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from indattn.errors import UserError, nearest
-from indattn.runs import Run, find_runs, open_run
+from indattn.runs import Run, open_run, select_runs
 from indattn.tables import print_table
 
 __all__ = ["run"]
@@ -37,25 +37,15 @@ def row(run: Run) -> dict[str, Any]:
 
 def run(config: DictConfig) -> None:
     """The verb ``show``."""
-    if config.state is not None and config.state not in STATES:
-        raise UserError(f"state={config.state}: no such state{nearest(str(config.state), STATES)}")
+    if config.where.state not in (None, *STATES):
+        raise UserError(f"state={config.where.state}: no such state{nearest(str(config.where.state), STATES)}")
     if config.run:
         paths = list(config.run) if isinstance(config.run, ListConfig) else [config.run]
         for path in paths:
             show_one(open_run(path), config.format)
         return
 
-    def plain(value: Any) -> Any:
-        return list(value) if isinstance(value, ListConfig) else value
-
-    runs = find_runs(
-        config.results_dir,
-        plain(config.task),
-        plain(config.model),
-        plain(config.noise),
-        plain(config.seed),
-        config.state,
-    )
+    runs = select_runs(config)
     if not runs and config.format == "table":
         print(f"no run matches in {config.results_dir}; indattn train --help shows how to make one")
         return

@@ -9,9 +9,15 @@ from typing import Any
 
 from indattn.errors import UserError
 
-__all__ = ["print_table"]
+__all__ = ["check_format", "print_table"]
 
 FORMATS = ("table", "csv", "json")
+
+
+def check_format(form: str) -> None:
+    """Raise :class:`UserError` for an unknown format."""
+    if form not in FORMATS:
+        raise UserError(f"format={form}: must be one of {', '.join(FORMATS)}")
 
 
 def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str], form: str, title: str = "") -> None:
@@ -20,8 +26,7 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str], form: st
     Raises:
         UserError: for an unknown format.
     """
-    if form not in FORMATS:
-        raise UserError(f"format={form}: must be one of {', '.join(FORMATS)}")
+    check_format(form)
     if form == "json":
         json.dump([{column: row.get(column) for column in columns} for row in rows], sys.stdout, indent=1)
         print()

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from indattn.build import build_misalignment, build_model, build_task
-from indattn.config import TrainingConfig, check_noise, section
+from indattn.config import TrainingConfig, check_noise, check_seed, section
 from indattn.environment import describe, pick_device, set_threads
 from indattn.errors import Interrupted, UserError
 from indattn.evaluation import score, to_device
@@ -74,8 +74,10 @@ class Trainer:
     def __init__(self, config: DictConfig) -> None:
         self.config = config
         check_noise(config.noise)
-        if isinstance(config.seed, bool) or not isinstance(config.seed, int) or config.seed < 0:
-            raise UserError(f"seed={config.seed}: must be a whole number, 0 or more")
+        check_seed(config.seed)
+        for key in ("force", "figures"):
+            if not isinstance(config[key], bool):
+                raise UserError(f"{key}={config[key]}: must be true or false")
         self.settings = section(TrainingConfig, config.training, "training")
         self.task = build_task(config)
         self.misalignment = build_misalignment(config, self.task)
@@ -93,8 +95,8 @@ class Trainer:
 
     # The loop ------------------------------------------------------------------------------------------------
 
-    def fit(self, progress: bool) -> None:
-        """Train to the last step. The folder must be locked."""
+    def fit(self, progress: bool, line: int = 0) -> None:
+        """Train to the last step, with a bar on a line of the terminal. The folder must be locked."""
         validation = self.task.split("validation", self.misalignment)
         if self.step == 0:
             self._begin(validation)
@@ -106,6 +108,8 @@ class Trainer:
             desc=f"{labels['task']} {labels['model']} noise {labels['noise']:.2f} seed {labels['seed']}",
             unit="step",
             dynamic_ncols=True,
+            position=line,
+            leave=line == 0,
         )
         accuracy = math.nan
         self.model.train()
@@ -142,19 +146,23 @@ class Trainer:
             logits, _ = self.model(batch)
         loss = self.task.loss(logits, batch)
         value = loss.item()
-        if not math.isfinite(value):
-            raise UserError(
-                f"the loss is {value} at step {self.step + 1} of {self.run.path}; stopped, what was saved before is "
-                "kept; a smaller training.lr or training.grad_clip may help"
-            )
+        self._demand_finite(value, self.step + 1)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         self.optimiser.step()
         return value
 
+    def _demand_finite(self, loss: float, step: int | None = None) -> None:
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {self.step if step is None else step} of {self.run.path}; stopped, what "
+                "was saved before is kept; a smaller training.lr or training.grad_clip may help"
+            )
+
     def _evaluate(self, validation: Batch) -> float:
         scores = score(self.model, self.task, validation, self.device)
+        self._demand_finite(scores.loss)
         line = {
             "step": self.step,
             "seconds": round(self.seconds, 3),
@@ -189,6 +197,7 @@ class Trainer:
         """Score the test split once and write what the run leaves; ``result.json`` last."""
         test = self.task.split("test", self.misalignment)
         scores = score(self.model, self.task, test, self.device)
+        self._demand_finite(scores.loss)
         self._record("recording", test)
         self._save_weights("model")
         curve = self.run.metrics()
@@ -284,7 +293,7 @@ class Trainer:
         return True
 
 
-def train(config: DictConfig, progress: bool = False) -> tuple[Run, dict[str, Any] | None]:
+def train(config: DictConfig, progress: bool = False, line: int = 0) -> tuple[Run, dict[str, Any] | None]:
     """Train a run, or resume it, or find it done.
 
     SIGINT and SIGTERM save the state and raise :class:`Interrupted`.
@@ -327,7 +336,7 @@ def train(config: DictConfig, progress: bool = False) -> tuple[Run, dict[str, An
             f"({trainer.parameters:,} parameters, FFN {trainer.model.config.ffn_width})"
         )
         with _catching_signals(trainer):
-            trainer.fit(progress)
+            trainer.fit(progress, line)
         return run, trainer.finish()
 
 
@@ -366,15 +375,16 @@ def run(config: DictConfig) -> float | None:
     from hydra.types import RunMode
 
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    jobs = 1
+    jobs, line = 1, 0
     if sweep:
         jobs = HydraConfig.get().launcher.get("n_jobs") or 1
         jobs = jobs if jobs > 0 else 10**6  # all cores: one thread each
+        line = HydraConfig.get().job.num % jobs
     set_threads(config.threads, jobs)
     if config.progress not in ("auto", True, False):
         raise UserError(f"progress={config.progress}: must be auto, true or false")
     progress = sys.stderr.isatty() and jobs == 1 if config.progress == "auto" else config.progress
-    finished, result = train(config, progress)
+    finished, result = train(config, progress, line)
     if result is None:
         return None
     print(

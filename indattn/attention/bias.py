@@ -76,7 +76,9 @@ class MLPBias(nn.Module):
         dead = w == 0
         kink = torch.where(dead, torch.inf, -b / torch.where(dead, torch.ones_like(w), w))
         kinks, order = kink.sort()
-        leftmost_slope = (w.clamp(max=0).unsqueeze(-1) * out).sum(0)
+        # A dead unit's value does not depend on w here, but its gradient does where the unit is on.
+        on = (w < 0) | (dead & (b > 0))
+        leftmost_slope = (torch.where(on, w, torch.zeros_like(w)).unsqueeze(-1) * out).sum(0)
         always_on = torch.where(w < 0, b, torch.where(dead, b.relu(), torch.zeros_like(b)))
         leftmost_intercept = (always_on.unsqueeze(-1) * out).sum(0) + self.second.bias
         slope_steps = (w.abs().unsqueeze(-1) * out)[order]

@@ -192,5 +192,5 @@ class IndirectAttention(nn.Module):
 
 def _packed(x: Tensor, *projections: nn.Linear) -> tuple[Tensor, ...]:
     weight = torch.cat([projection.weight for projection in projections])
-    biases = [projection.bias for projection in projections if projection.bias is not None]
-    return F.linear(x, weight, torch.cat(biases) if biases else None).chunk(len(projections), dim=-1)
+    bias = None if projections[0].bias is None else torch.cat([projection.bias for projection in projections])
+    return F.linear(x, weight, bias).chunk(len(projections), dim=-1)

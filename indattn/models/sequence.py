@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -21,6 +20,10 @@ class TaskSide(Protocol):
     """What a model needs to know of its task (:class:`indattn.tasks.base.Task` has it all)."""
 
     cross_queries: ClassVar[str]
+
+    @property
+    def scored_queries(self) -> int:
+        """How many of the first queries are scored."""
 
     @property
     def content_length(self) -> int:
@@ -46,7 +49,7 @@ class SequenceModel(nn.Module):
         config: sizes and choices.
 
     Raises:
-        UserError: if the heads do not divide the width, or there are more queries than content.
+        UserError: if the heads do not divide the width, or there are more queries than content or fewer than outputs.
     """
 
     #: The sequence whose positions the queries stand for.
@@ -58,10 +61,10 @@ class SequenceModel(nn.Module):
             raise UserError(f"model.heads={config.heads} does not divide model.width={config.width}")
         self.config, self.task = config, task
         self.num_queries = task.content_length if config.queries is None else config.queries
-        if self.num_queries > task.content_length:
+        if not task.scored_queries <= self.num_queries <= task.content_length:
             raise UserError(
-                f"model.queries={self.num_queries} is more than the content's {task.content_length} tokens; "
-                f"at most {task.content_length}"
+                f"model.queries={self.num_queries}: must be from {task.scored_queries} (the outputs that are scored) "
+                f"to {task.content_length} (the tokens of the content)"
             )
         self.context_encoder, self.content_encoder = task.encoders(config.width)
         self.decoder = Decoder(config)
@@ -138,7 +141,11 @@ class Cross(SequenceModel):
     """Queries from one sequence, keys and values from the other; the task says which gives the queries."""
 
     def __init__(self, task: TaskSide, config: ModelConfig) -> None:
-        super().__init__(task, replace(config, bias="none"))
+        if config.bias != "none":
+            raise UserError(
+                f"model.bias={config.bias}: cross-attention reads one sequence and takes no bias; use 'none'"
+            )
+        super().__init__(task, config)
         self.queries_from = task.cross_queries
 
     def roles(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

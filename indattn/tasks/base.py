@@ -20,10 +20,11 @@ SPLITS = {"train": 0, "validation": 1, "test": 2, "sample": 3, "orders": 4, "bou
 
 
 def batch_generator(split: str, *key: int) -> Generator:
-    """A generator of its own for each (split, key...): streams of different splits or keys never overlap.
+    """A generator of its own for each (split, key...).
 
-    The seed is 64 bits of numpy's :class:`~numpy.random.SeedSequence` over split and key, so a batch depends on
-    nothing but its key: training resumes at any step without replaying the ones before.
+    The seed is drawn by numpy's :class:`~numpy.random.SeedSequence` over split and key, so a batch depends on
+    nothing but its key: training resumes at any step without replaying the ones before. (Torch keeps 32 bits of
+    it on the CPU: two given streams coincide with probability 2e-10.)
     """
     state = np.random.SeedSequence([SPLITS[split], *key]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
@@ -66,6 +67,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def context_length(self) -> int:
         """Tokens of the context, at most :attr:`content_length`."""
+
+    @property
+    @abc.abstractmethod
+    def scored_queries(self) -> int:
+        """How many of the first queries :meth:`readout` needs."""
 
     @property
     @abc.abstractmethod

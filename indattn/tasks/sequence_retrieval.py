@@ -74,6 +74,11 @@ class SequenceRetrieval(Task):
         return self.query_length
 
     @property
+    def scored_queries(self) -> int:
+        """Any one will do."""
+        return 1
+
+    @property
     def vocabularies(self) -> tuple[int, int]:
         """The same tokens in both."""
         return self.vocabulary, self.vocabulary

@@ -72,6 +72,11 @@ class Sorting(Task):
         return self.letters
 
     @property
+    def scored_queries(self) -> int:
+        """One a letter."""
+        return self.length
+
+    @property
     def vocabularies(self) -> tuple[int, int]:
         """The alphabet, twice."""
         return self.letters, self.letters

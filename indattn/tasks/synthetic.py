@@ -62,6 +62,11 @@ class Synthetic(Task):
         return self.n + 1
 
     @property
+    def scored_queries(self) -> int:
+        """One a symbol."""
+        return self.n
+
+    @property
     def vocabularies(self) -> tuple[int, int]:
         """Symbols and values, each with one mark."""
         return self.n + 1, self.values + 1
