@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import re
 import sys
@@ -17,13 +19,15 @@ __all__ = ["main"]
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: the function it runs, its help, the key that words without ``=`` go to, and whether it filters runs."""
+    """A verb: the function it runs, its help, the key that words without ``=`` go to, whether it filters runs, and
+    words that completion offers."""
 
     function: str
     summary: str
     usage: str
     positional: str | None = None
     filters: bool = False
+    words: tuple[str, ...] = ()
 
 
 VERBS = {
@@ -89,6 +93,7 @@ keys
   task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  run=PATH  example=0  results_dir=results""",
         "figure",
         filters=True,
+        words=("curves", "noise", "figure2", "figure3", "attention"),
     ),
     "show": Verb(
         "indattn.show:run",
@@ -119,6 +124,7 @@ examples
 keys
   models=[...]  rounds=N  steps=N  threads=1  device=auto  task=sorting  size=paper  format=table|csv|json""",
         "bench",
+        words=("step",),
     ),
 }
 
@@ -318,6 +324,11 @@ def _translate(name: str, error: Exception) -> UserError | None:
 
         options = [option for option in group_options(group) if option[0] != "_"]
         return UserError(f"{group}={option}: no such {group}{nearest(option, options)}")
+    if "Config group override" in text:
+        wrong = [a for a in sys.argv[1:] if a.partition("=")[0] in groups and a.partition("=")[2] in ("null", "", "[]")]
+        return UserError(
+            f"{' '.join(wrong) or text}: a group takes the name of one of its files; see indattn {name} --help"
+        )
     if match := re.search(r"Could not override '([^']+)'", text):
         from indattn.config import nearest_key
 
@@ -354,23 +365,30 @@ def _known_keys(name: str) -> list[str]:
 
 
 def _complete(arguments: Sequence[str]) -> None:
-    """Shell completion: verbs are ours, what stands behind them is Hydra's."""
+    """Shell completion: verbs and words are ours, KEY=VALUE is Hydra's."""
+    if not any(argument.startswith("query=") for argument in arguments):
+        hydra_app("train")()  # prints the script that installs or removes completion
+        return
     line = os.environ.get("COMP_LINE", "")
-    query = any(a.startswith("query=") for a in arguments)
-    verb = "train"
-    if query:
-        words = line.split()
-        if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
-            print("\n".join(VERBS) if "fish" in " ".join(arguments) else " ".join(VERBS))
-            return
-        verb = words[1]
-        if verb not in VERBS:
-            return
-        shortened = line.replace(f" {verb}", "", 1)
-        if "COMP_POINT" in os.environ:
-            os.environ["COMP_POINT"] = str(int(os.environ["COMP_POINT"]) - (len(line) - len(shortened)))
-        os.environ["COMP_LINE"] = shortened
-    hydra_app(verb)()
+    words = line.split()
+    separator = "\n" if "query=fish" in arguments else " "
+    if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
+        print(separator.join(VERBS))
+        return
+    name = words[1]
+    if name not in VERBS:
+        return
+    # Hydra sees a line without the verb and without the finished words that are no KEY=VALUE.
+    unfinished = "" if line.endswith(" ") else words.pop()
+    finished = [word for word in words[2:] if "=" in word]
+    os.environ["COMP_LINE"] = " ".join([words[0], *finished, unfinished])
+    os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        hydra_app(name)()
+    # Files that begin with an underscore are parts of others, not choices.
+    offered = [word for word in said.getvalue().split() if "=_" not in word]
+    print(separator.join([*VERBS[name].words, *offered] if "=" not in unfinished else offered))
 
 
 if __name__ == "__main__":

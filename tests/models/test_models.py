@@ -207,7 +207,7 @@ def test_fewer_queries_than_content(build):
 
 
 def test_more_queries_than_content(build):
-    with pytest.raises(UserError, match="at most 33"):
+    with pytest.raises(UserError, match="to 33"):
         build("indirect", "synthetic", "model.queries=34")
 
 
