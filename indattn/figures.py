@@ -93,8 +93,8 @@ def _band(axes: Axes, table: pd.DataFrame, x: str, y: str, models: Sequence[str]
             markersize=5,
             label=model,
         )
-        low = [max(0.0, interval.low) for _, interval in groups]
-        high = [min(1.0, interval.high) for _, interval in groups]
+        # Cut to what an accuracy can be; a single seed has no interval, and NaN draws none.
+        low, high = np.clip([(interval.low, interval.high) for _, interval in groups], 0.0, 1.0).T
         axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
@@ -211,11 +211,13 @@ def noise_curve(runs: pd.DataFrame, title: str) -> Figure:
         )
         right.set(
             xlabel="noise (level of misalignment)",
-            ylabel="steps to 0.9 accuracy (median, and each seed)",
+            ylabel="steps to 0.9 accuracy",
             ylim=(0, limit * 1.2),
             xticks=levels,
         )
         _shared_legend(figure, [left])
+        right.set_title("validation: median (line) and each seed (marker)")
+        left.set_title("test, after the last step")
         figure.suptitle(f"{title} ({_seeds(runs)})", fontsize=11)
     return figure
 

@@ -136,6 +136,14 @@ def test_noise_curve_draws_each_model_with_labels_and_reference_lines(tree):
     figures.plt.close(figure)
 
 
+def test_a_single_seed_has_no_band(tree):
+    figure = figures.noise_curve(run_table(find_runs(tree, "synthetic", seed=0)), "title")
+    for band in figure.axes[0].collections:
+        assert all(np.isnan(path.vertices).any() or not len(path.vertices) for path in band.get_paths())
+    assert "no interval" in figure.get_suptitle()
+    figures.plt.close(figure)
+
+
 def test_bias_figure_shows_a_panel_a_layer_and_head_before_and_after(tree):
     run = find_runs(tree, "synthetic", "indirect", 0.5, 0)[0]
     before, after = figures.recording(run, "recording_initial"), figures.recording(run)
