@@ -9,7 +9,7 @@ SWEEP  := hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)
 .PHONY: help install demo test lint format reproduce-all figures clean
 
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(READY)  ## make .venv and install the project with its pinned requirements
 
@@ -42,10 +42,10 @@ reproduce-all: $(READY)  ## figure 2, figure 3 and the noise curve: 135 runs, so
 	$(MAKE) figures
 
 figures: $(READY)  ## figures and tables of the runs there are
-	$(BIN)/indattn plot noise curves task=synthetic
-	$(BIN)/indattn plot figure2
-	$(BIN)/indattn plot figure3 task=sequence_retrieval seed=0
-	$(BIN)/indattn plot figure3 attention task=synthetic model=indirect noise=0.5 seed=0
+	-$(BIN)/indattn plot noise curves task=synthetic
+	-$(BIN)/indattn plot figure2
+	-$(BIN)/indattn plot figure3 task=sequence_retrieval seed=0
+	-$(BIN)/indattn plot figure3 attention task=synthetic model=indirect noise=0.5 seed=0
 
 clean:  ## remove the environment and caches (results stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from tqdm import tqdm
 
 from indattn.build import build_misalignment, build_model, build_task
@@ -101,6 +101,8 @@ def run(config: DictConfig) -> None:
     for name in config.bench:
         if name != "step":
             raise UserError(f"bench {name!r}: there is none of that name{nearest(name, ['step'])}")
+    if not all(isinstance(config[key], ListConfig) and config[key] for key in ("models", "self_attention")):
+        raise UserError("models and self_attention: must be lists, as models=[standard,indirect]")
     if config.rounds < 1 or config.steps < 1:
         raise UserError(f"rounds={config.rounds}, steps={config.steps}: must be at least 1")
     set_threads(config.threads)

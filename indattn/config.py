@@ -21,6 +21,7 @@ from indattn.errors import UserError, nearest
 
 __all__ = [
     "TrainingConfig",
+    "as_floats",
     "check_noise",
     "check_seed",
     "config_hash",
@@ -130,10 +131,10 @@ def check_seed(seed: Any, key: str = "seed") -> int:
     """A seed of random numbers.
 
     Raises:
-        UserError: if it is not a whole number from 0 to 2^63 - 1.
+        UserError: if it is not a whole number from 0 to 2^32 - 1.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise UserError(f"{key}={seed}: must be a whole number from 0 to 2^63 - 1")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(f"{key}={seed}: must be a whole number from 0 to 2^32 - 1")
     return seed
 
 
@@ -179,6 +180,17 @@ def section(schema: type[T], values: Any, where: str, extra: dict[str, Any] | No
             kind = known[key].type
             raise UserError(f"{where}.{key}={value}: must be of type {kind}") from error
     return typing.cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), merged)))
+
+
+def as_floats(config: DictConfig, where: str, schema: type) -> None:
+    """Turn whole numbers into floats where the schema has floats: ``lr=1`` and ``lr=1.0`` are one configuration."""
+    values = config[where]
+    if not isinstance(values, DictConfig):
+        return
+    for field_ in dataclasses.fields(schema):
+        value = values.get(field_.name)
+        if field_.type == "float" and isinstance(value, int) and not isinstance(value, bool):
+            values[field_.name] = float(value)
 
 
 def construct(config: DictConfig, base: type[T], where: str, extra: dict[str, Any] | None = None) -> T:

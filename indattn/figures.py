@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, told apart by colour-blind readers too; every model
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def learning_curves(curves: pd.DataFrame, runs: pd.DataFrame, rows: str, columns
                 _reference_lines(axes, of["chance"].iloc[0], of["ceiling"].iloc[0])
                 _band(axes, here, "step", "accuracy", models)
                 name = f"noise {column:g}" if columns == "noise" else str(column).replace("_", " ")
-                axes.set_title(f"{name}\n{row}" if row else name)
+                axes.set_title(f"{name}\n{textwrap.fill(str(row), 34)}" if row else name)
                 axes.set_ylim(0, 1.03)
                 axes.set_xlim(left=0)
                 axes.set_xlabel("training step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from indattn.statistics import interquartile_mean, mean_interval
 __all__ = ["curve_table", "run", "run_table", "summary"]
 
 #: Keys that a model's or a run's name already tells, or that only say how it was trained and stopped.
-NAMED = ("noise", "seed", "model._target_", "model.name", "task._target_", "task.name")
+NAMED = ("noise", "seed", "model._target_", "model.name", "task._target_", "task.name", "misalignment._target_")
 PAPER_TASKS = ("sorting", "sequence_retrieval")
 
 
@@ -254,7 +255,7 @@ class Plotter:
             return
         path = self.out / "tables" / f"{name}.csv"
         with atomic(path) as file:
-            table.to_csv(file, index=False, float_format="%.6g")
+            table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
         self.written.append(path)
 
 
@@ -292,6 +293,10 @@ def run(config: DictConfig) -> None:
             one.result()
     else:
         runs = select_runs(config)
+    unfinished = sum(not one.done for one in runs)
+    if unfinished:
+        print(f"{unfinished} of {len(runs)} runs are not done and left out", file=sys.stderr)
+    runs = [one for one in runs if one.done]
     if not runs:
         raise UserError(f"no finished run matches in {config.results_dir}; `indattn show` lists what there is")
     plotter = Plotter(runs, Path(config.results_dir), config.example)

@@ -8,7 +8,7 @@ Layout::
         result.json           written last: its presence means done
         initial.safetensors   weights before training
         model.safetensors     weights after training
-        recordings.npz        bias curves, centres, sharpness, attention maps
+        recording.npz         bias curves, centres, sharpness, attention maps (recording_initial.npz: before training)
         trainer.pt            state to resume from (removed when done)
         evaluations/          results on other noise levels, kinds and test sets
         figures/
@@ -202,7 +202,12 @@ def open_run(path: str | Path) -> Run:
         inside = next(iter(sorted(folder.glob("**/config.yaml"))), None)
         hint = f"; a run below it: {inside.parent}" if inside else "; `indattn show` lists the runs there are"
         raise UserError(f"{path} is not a run: it has no config.yaml{hint}")
-    return Run(folder)
+    run = Run(folder.resolve())
+    try:
+        run.labels  # noqa: B018
+    except ValueError as error:
+        raise UserError(f"{path} is not in a results tree: .../runs/TASK/MODEL/noise-X/seed-K/HASH") from error
+    return run
 
 
 def find_runs(

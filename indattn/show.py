@@ -18,7 +18,7 @@ STATES = ("done", "unfinished", "started")
 
 
 def row(run: Run) -> dict[str, Any]:
-    """A run in one line; an unfinished one shows the last validation accuracy of its curve as nothing."""
+    """A run in one line; only a finished one has scores."""
     line: dict[str, Any] = {**run.labels, "state": run.state, "path": str(run.path)}
     if not run.done:
         return line

@@ -42,11 +42,12 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str], form: st
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*[column.replace("_", " ") for column in columns], title=title, box=SIMPLE_HEAD, title_justify="left")
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    for column in columns:
+        table.add_column(column.replace("_", " "), no_wrap=True)
     for row in rows:
         table.add_row(*[_cell(row.get(column)) for column in columns])
-    # A pipe has no width: do not fold cells there.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=1000).print(table)  # a path that is cut short cannot be copied: the terminal may wrap it
 
 
 def _cell(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import shutil
 import signal
 import sys
@@ -21,11 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from indattn.build import build_misalignment, build_model, build_task
-from indattn.config import TrainingConfig, check_noise, check_seed, section
+from indattn.config import TrainingConfig, as_floats, check_noise, check_seed, section
 from indattn.environment import describe, pick_device, set_threads
 from indattn.errors import Interrupted, UserError
 from indattn.evaluation import score, to_device
 from indattn.misalignment import Batch, Misalignment
+from indattn.models.decoder import ModelConfig
 from indattn.models.matching import count_parameters
 from indattn.recording import record, save_recording
 from indattn.runs import FORMAT, Run, atomic, write_json
@@ -73,6 +75,8 @@ class Trainer:
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
+        for section_, schema in (("model", ModelConfig), ("training", TrainingConfig)):
+            as_floats(config, section_, schema)
         check_noise(config.noise)
         check_seed(config.seed)
         for key in ("force", "figures"):
@@ -134,7 +138,7 @@ class Trainer:
                     self._save_state()
                     raise Interrupted(
                         f"stopped at step {self.step} of {self.settings.steps}; "
-                        f"the same command resumes {self.run.path}",
+                        f"the same command (without force=true) resumes {self.run.path}",
                         self.stop_signal,
                     )
 
@@ -149,15 +153,16 @@ class Trainer:
         self._demand_finite(value, self.step + 1)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
+        self._demand_finite(norm.item(), self.step + 1, "norm of the gradient")
         self.optimiser.step()
         return value
 
-    def _demand_finite(self, loss: float, step: int | None = None) -> None:
-        if not math.isfinite(loss):
+    def _demand_finite(self, value: float, step: int | None = None, what: str = "loss") -> None:
+        if not math.isfinite(value):
             raise UserError(
-                f"the loss is {loss} at step {self.step if step is None else step} of {self.run.path}; stopped, what "
-                "was saved before is kept; a smaller training.lr or training.grad_clip may help"
+                f"the {what} is {value} at step {self.step if step is None else step} of {self.run.path}; stopped, "
+                "what was saved before is kept; a smaller training.lr or training.grad_clip may help"
             )
 
     def _evaluate(self, validation: Batch) -> float:
@@ -176,6 +181,8 @@ class Trainer:
         try:
             with open(self.run.path / "metrics.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise UserError(f"cannot write {self.run.path / 'metrics.jsonl'}: {error.strerror}") from error
         return scores.accuracy
@@ -337,7 +344,10 @@ def train(config: DictConfig, progress: bool = False, line: int = 0) -> tuple[Ru
         )
         with _catching_signals(trainer):
             trainer.fit(progress, line)
-        return run, trainer.finish()
+        result = trainer.finish()
+        if trainer.stop_signal is not None:  # it came in the last step: the run is done, a sweep still ends
+            raise Interrupted(f"stopped after the last step; {run.path} is done", trainer.stop_signal)
+        return run, result
 
 
 def _clear(run: Run) -> None:
@@ -384,9 +394,12 @@ def run(config: DictConfig) -> float | None:
     if config.progress not in ("auto", True, False):
         raise UserError(f"progress={config.progress}: must be auto, true or false")
     progress = sys.stderr.isatty() and jobs == 1 if config.progress == "auto" else config.progress
+    began = time.time()
     finished, result = train(config, progress, line)
     if result is None:
         return None
+    if (finished.path / "result.json").stat().st_mtime < began:  # it was done before, and train said so
+        return result["validation"]["accuracy"]
     print(
         f"test accuracy {result['test']['accuracy']:.4f}, steps to 0.9: {result['steps_to_0.9'] or 'not reached'}, "
         f"{result['seconds']:.0f} s: {finished.path}"

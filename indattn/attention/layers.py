@@ -19,7 +19,7 @@ class AttentionOutput(NamedTuple):
 
     Attributes:
         output: ``(B, m, embed_dim)`` (or ``(m, B, embed_dim)`` without ``batch_first``).
-        centres: ``(B, m)`` centres for the next layer, in tokens; ``None`` without a bias.
+        centres: ``(B, m)`` centres for the next layer, in tokens; where nothing moves them, those passed in.
         weights: ``(B, H, m, n)`` attention weights, only with ``need_weights=True``.
         bias: ``f_h(P_ij)``, broadcastable to the weights, only with ``need_weights=True`` and a bias.
     """

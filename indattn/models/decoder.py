@@ -48,7 +48,7 @@ class ModelConfig:
     queries: int | None = None
     bias: str = "mlp"
     bias_hidden: int = 64
-    offset_scale: float = 1.0
+    offset_scale: float = 10.0
     shared_bias: bool = False
     centre_update: str = "additive"
     detach_centres: bool = False

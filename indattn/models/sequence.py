@@ -145,6 +145,8 @@ class Cross(SequenceModel):
             raise UserError(
                 f"model.bias={config.bias}: cross-attention reads one sequence and takes no bias; use 'none'"
             )
+        if config.queries is not None or not (config.learned_queries and config.content_queries):
+            raise UserError("model.queries, learned_queries, content_queries: cross-attention's queries are a sequence")
         super().__init__(task, config)
         self.queries_from = task.cross_queries
 

@@ -26,8 +26,8 @@ class SequenceRetrieval(Task):
         content    9  2  4  0  4  7  7  1  0  3       the reference
         target     2
 
-    The states of all queries are averaged and classified (``readout=mean``), or the first one is
-    (``readout=first``).
+    The states of all queries are averaged and classified (``readout_from=mean``), or the first one is
+    (``readout_from=first``).
 
     Args:
         vocabulary: number of different tokens.
