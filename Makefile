@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## train indirect and standard attention at two noise levels, draw the figure (about 5 minutes)
+demo: $(READY)  ## train indirect and standard attention at two noise levels, draw the figure (3 to 5 minutes on 2 cores)
 	$(BIN)/indattn train experiment=demo $(SWEEP) results_dir=results/demo progress=true
 	@$(BIN)/indattn show results_dir=results/demo
 	@$(BIN)/indattn plot noise curves results_dir=results/demo > /dev/null
@@ -36,7 +36,7 @@ lint: $(READY)  ## ruff and mypy
 format: $(READY)  ## let ruff format the code
 	$(BIN)/ruff format indattn tests scripts
 
-reproduce-all: $(READY)  ## figure 2, figure 3 and the noise curve: 135 runs, some 2 hours on 2 cores, resumable
+reproduce-all: $(READY)  ## figure 2, figure 3 and the noise curve: 135 runs, some 2.5 hours on 2 cores, resumable
 	$(BIN)/indattn train experiment=noise_curve $(SWEEP)
 	$(BIN)/indattn train experiment=figure2 $(SWEEP)
 	$(MAKE) figures
