@@ -1,16 +1,95 @@
-"""The position bias f and the centre update g of indirect attention (section 5, appendix A.4)."""
+"""Families of the position bias f, and the centre update g, of indirect attention (section 5, appendix A.4).
+
+| family | f_h(p), p in units of ``offset_scale`` tokens | what it can express | cost beyond ordinary attention |
+|---|---|---|---|
+| ``mlp`` | ``W2 relu(w1 p + b1) + b2`` (the paper's) | any broken line, a kink a unit | once or twice the attention |
+| ``gaussian`` | ``-weight_h (p - shift_h)^2 / 2`` | one window a head, ``exp(f)`` a Gaussian | 2 columns of q and k |
+| ``fourier`` | ``sum_r a_hr cos(w_hr p) + b_hr sin(w_hr p)`` | any smooth pattern, several peaks | 2 R columns |
+
+``gaussian`` and ``fourier`` are *separable*: ``f(j - c) = sum_r u_r(c) w_r(j)``, so they travel inside ``q . k``
+(:mod:`indattn.attention.folded`). An own family is a subclass of :class:`PositionBias` with a ``forward``.
+"""
 
 from __future__ import annotations
+
+import importlib
+import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from indattn.attention.functional import offsets
 
-__all__ = ["CentreUpdate", "MLPBias"]
+__all__ = ["FAMILIES", "BoxBias", "CentreUpdate", "FourierBias", "GaussianBias", "MLPBias", "PositionBias", "make_bias"]
 
 
-class MLPBias(nn.Module):
+class PositionBias(nn.Module):
+    """f: from an offset to one number a head. A family defines :meth:`forward`; the rest has defaults.
+
+    Args:
+        num_heads: ``H``, numbers out.
+        offset_scale: tokens that count as one unit of offset.
+
+    Raises:
+        ValueError: if ``offset_scale`` is not positive.
+    """
+
+    #: Numbers in a centre: one position, or the four of a box.
+    centre_size = 1
+    #: Columns of q and k that carry a separable f; 0 for one that is not.
+    rank = 0
+    #: Whether the rounding error of those columns stays small at any length and scale.
+    folds_anywhere = False
+
+    def __init__(self, num_heads: int, offset_scale: float = 1.0) -> None:
+        super().__init__()
+        if not offset_scale > 0:
+            raise ValueError(f"offset_scale must be positive, got {offset_scale}")
+        self.num_heads, self.offset_scale = num_heads, offset_scale
+
+    def forward(self, offset: Tensor) -> Tensor:
+        """f by its definition: ``(...)`` offsets in tokens to ``(..., H)``."""
+        raise NotImplementedError
+
+    def plain_centres(self, num_queries: int) -> Tensor:
+        """The centres nobody has moved, ``c_i = i``: ``(1, m)``."""
+        parameter = next(self.parameters())
+        return torch.arange(num_queries, device=parameter.device, dtype=parameter.dtype).unsqueeze(0)
+
+    def at_positions(self, num_queries: int, num_values: int) -> Tensor:
+        """Bias ``(H, m, n)`` for plain positions, ``c_i = i``: only ``m + n - 1`` offsets are distinct."""
+        parameter = next(self.parameters())
+        distinct = torch.arange(1 - num_queries, num_values, device=parameter.device, dtype=parameter.dtype)
+        table = self(distinct).transpose(0, 1)  # (H, m + n - 1)
+        # Row i is the window of n offsets that starts at -i: windows slide backwards as i grows.
+        return table.unfold(-1, num_values, 1).flip(-2)
+
+    def by_definition(self, centres: Tensor, num_values: int) -> Tensor:
+        """Bias ``(B, H, m, n)`` for centres ``(B, m)``: :meth:`forward` at every offset."""
+        return self(offsets(centres, num_values)).movedim(-1, 1)
+
+    def at_centres(self, centres: Tensor, num_values: int) -> Tensor:
+        """The same as :meth:`by_definition`, by whatever way is fastest."""
+        return self.by_definition(centres, num_values)
+
+    def columns(self, centres: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
+        """A separable f as factors: ``sum_r u_r(c_i) w_r(j) = f(j - c_i)``, up to a constant a query.
+
+        Returns:
+            u ``(B, H, m, rank)`` and w, broadcastable to ``(B, H, n, rank)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not separable")
+
+    def fold_error(self, num_values: int, dtype: torch.dtype) -> float:
+        """Bound on the rounding error of a score whose bias travels in columns; infinite if f is not separable.
+
+        It holds for centres within the content. The output's relative error is at most about twice that.
+        """
+        return math.inf
+
+
+class MLPBias(PositionBias):
     """f: a 2-layer ReLU MLP from one offset to one number a head (section 5: "in practice a 2-layer MLP").
 
     ``f(p) = W2 relu(w1 p / offset_scale + b1) + b2``. A function of one number through one ReLU layer is
@@ -31,10 +110,7 @@ class MLPBias(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        if offset_scale <= 0:
-            raise ValueError(f"offset_scale must be positive, got {offset_scale}")
-        self.offset_scale = offset_scale
+        super().__init__(num_heads, offset_scale)
         self.first = nn.Linear(1, hidden, device=device, dtype=dtype)
         self.second = nn.Linear(hidden, num_heads, device=device, dtype=dtype)
 
@@ -42,14 +118,6 @@ class MLPBias(nn.Module):
         """f by its definition: ``(...)`` offsets in tokens to ``(..., H)``."""
         hidden = self.first((offset / self.offset_scale).unsqueeze(-1)).relu()
         return self.second(hidden)
-
-    def at_positions(self, num_queries: int, num_values: int) -> Tensor:
-        """Bias ``(H, m, n)`` for plain positions, ``c_i = i``: only ``m + n - 1`` offsets are distinct."""
-        weight = self.first.weight
-        distinct = torch.arange(1 - num_queries, num_values, device=weight.device, dtype=weight.dtype)
-        table = self(distinct).transpose(0, 1)  # (H, m + n - 1)
-        # Row i is the window of n offsets that starts at -i: windows slide backwards as i grows.
-        return table.unfold(-1, num_values, 1).flip(-2)
 
     def at_centres(self, centres: Tensor, num_values: int) -> Tensor:
         """Bias ``(B, H, m, n)`` for centres ``(B, m)`` that moved, exact through :meth:`pieces`."""
@@ -88,6 +156,239 @@ class MLPBias(nn.Module):
         return kinks, slopes, intercepts
 
 
+class GaussianBias(PositionBias):
+    """``f_h(p) = -weight_h (p / offset_scale - shift_h)^2 / 2``: a Gaussian window on the values, one a head.
+
+    Its width is ``offset_scale / sqrt(weight)`` tokens (a width *and* a weight of a parabola would be the same
+    number twice); a negative weight turns it into a repulsion. Heads start with widths from one to eight units.
+
+    In columns the query's own constant is dropped (softmax does not see it), and positions are counted from the
+    middle of the content. What is left cancels all the same: the error of a score grows as
+    ``eps weight (n / 2 offset_scale)^2``, so narrow windows over long contents do not go into columns.
+    """
+
+    rank = 2
+
+    def __init__(
+        self,
+        num_heads: int,
+        offset_scale: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_heads, offset_scale)
+        widths = torch.logspace(0, 3, num_heads, base=2.0, device=device, dtype=dtype)
+        self.weight = nn.Parameter(widths**-2)
+        self.shift = nn.Parameter(torch.zeros_like(widths))
+
+    def forward(self, offset: Tensor) -> Tensor:
+        """f by its definition: ``(...)`` offsets in tokens to ``(..., H)``."""
+        return -0.5 * self.weight * (offset.unsqueeze(-1) / self.offset_scale - self.shift).square()
+
+    def at_centres(self, centres: Tensor, num_values: int) -> Tensor:
+        """Bias ``(B, H, m, n)`` for centres ``(B, m)``."""
+        place = centres.unsqueeze(1) + self.offset_scale * self.shift.unsqueeze(-1)
+        half = (0.5 * self.weight / self.offset_scale**2)[:, None, None]
+        return offsets(place, num_values).square() * -half
+
+    def columns(self, centres: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
+        """``-weight (x - y)^2 / 2`` less ``y^2``: ``u = (-weight / 2, weight y)``, ``w = (x^2, x)``."""
+        middle = (num_values - 1) / 2
+        x = (torch.arange(num_values, device=centres.device, dtype=centres.dtype) - middle) / self.offset_scale
+        y = ((centres - middle) / self.offset_scale).unsqueeze(1) + self.shift.unsqueeze(-1)
+        weight = self.weight.unsqueeze(-1).expand_as(y)
+        return torch.stack([-0.5 * weight, weight * y], dim=-1), torch.stack([x.square(), x], dim=-1)[None, None]
+
+    def fold_error(self, num_values: int, dtype: torch.dtype) -> float:
+        """``eps weight x (x / 2 + x + shift) / 2`` at the content's end, ``x = n / (2 offset_scale)``."""
+        reach = num_values / (2 * self.offset_scale)
+        with torch.no_grad():
+            largest = (self.weight.abs() * reach * (1.5 * reach + self.shift.abs())).max().item()
+        return torch.finfo(dtype).eps / 2 * largest
+
+
+class FourierBias(PositionBias):
+    """``f_h(p) = sum_r cosine_hr cos(frequency_hr p) + sine_hr sin(frequency_hr p)``, p in units of the scale.
+
+    Wavelengths start spread from 1 to 16 units; all three are learned. The angles of its columns are computed in
+    double precision, so folding it costs no accuracy: the error of a score is eps times the sum of amplitudes.
+
+    Args:
+        num_heads: ``H``.
+        frequencies: ``R``, for each head.
+        offset_scale: tokens that count as one unit of offset.
+    """
+
+    folds_anywhere = True
+
+    def __init__(
+        self,
+        num_heads: int,
+        frequencies: int = 8,
+        offset_scale: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_heads, offset_scale)
+        self.rank = 2 * frequencies
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        wavelengths = torch.logspace(0, 4, frequencies, base=2.0, **factory)
+        self.frequency = nn.Parameter((2 * math.pi / wavelengths).repeat(num_heads, 1))
+        self.cosine = nn.Parameter(0.1 * torch.randn(num_heads, frequencies, **factory))
+        self.sine = nn.Parameter(0.1 * torch.randn(num_heads, frequencies, **factory))
+
+    def forward(self, offset: Tensor) -> Tensor:
+        """f by its definition: ``(...)`` offsets in tokens to ``(..., H)``."""
+        angle = (offset / self.offset_scale)[..., None, None] * self.frequency
+        return (self.cosine * angle.cos() + self.sine * angle.sin()).sum(-1)
+
+    def at_centres(self, centres: Tensor, num_values: int) -> Tensor:
+        """Bias ``(B, H, m, n)`` for centres ``(B, m)``, as the product of its columns."""
+        u, w = self.columns(centres, num_values)
+        return u @ w.transpose(-2, -1)
+
+    def columns(self, centres: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of a difference: ``u`` turns (cosine, sine) by the centre's angle, ``w`` is the value's."""
+        frequency = (self.frequency.double() / self.offset_scale).unsqueeze(1)  # (H, 1, R)
+        positions = torch.arange(num_values, device=centres.device, dtype=torch.float64)
+        at_value = positions.unsqueeze(-1) * frequency  # (H, n, R)
+        at_centre = centres.double()[:, None, :, None] * frequency  # (B, H, m, R)
+        cos, sin = at_centre.cos().to(centres.dtype), at_centre.sin().to(centres.dtype)
+        a, b = self.cosine.unsqueeze(1), self.sine.unsqueeze(1)
+        w = torch.cat([at_value.cos(), at_value.sin()], dim=-1).to(centres.dtype)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1), w.unsqueeze(0)
+
+    def fold_error(self, num_values: int, dtype: torch.dtype) -> float:
+        """``eps`` times the sum of amplitudes."""
+        with torch.no_grad():
+            largest = (self.cosine.abs() + self.sine.abs()).sum(-1).max().item()
+        return torch.finfo(dtype).eps * largest
+
+
+class BoxBias(PositionBias):
+    """f in two dimensions, as IA-DETR uses it: from a query's box to every cell of a grid, separable in x and y.
+
+    ``f_h(q, (x, y)) = f^x_h(x1 - x, x2 - x) + f^y_h(y1 - y, y2 - y)``: a 2-layer ReLU MLP of the offsets of the
+    box's two sides for each axis, summed over the grid. A cell ``(x, y)`` sits at whole numbers, value ``y w + x``.
+    Its centres are boxes ``(centre x, centre y, width, height)`` in cells; a point is a box without size.
+    A column a row and a column of the grid (``rank = w + h``) carries it exactly, in every dtype.
+
+    Args:
+        num_heads: ``H``.
+        grid: ``(h, w)``, rows and columns of the content.
+        hidden: units of each MLP.
+        offset_scale: cells that count as one unit of offset.
+    """
+
+    centre_size = 4
+    folds_anywhere = True
+
+    def __init__(
+        self,
+        num_heads: int,
+        grid: tuple[int, int],
+        hidden: int = 64,
+        offset_scale: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_heads, offset_scale)
+        self.grid, self.rank = grid, sum(grid)
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.x, self.y = (
+            nn.Sequential(nn.Linear(2, hidden, **factory), nn.ReLU(), nn.Linear(hidden, num_heads, **factory))
+            for _ in range(2)
+        )
+
+    def forward(self, offset: Tensor) -> Tensor:
+        """f by its definition: ``(..., 4)`` offsets ``(x1 - x, y1 - y, x2 - x, y2 - y)`` in cells to ``(..., H)``."""
+        offset = offset / self.offset_scale
+        return self.x(offset[..., 0::2]) + self.y(offset[..., 1::2])
+
+    def plain_centres(self, num_queries: int) -> Tensor:
+        """Boxes of one cell, in the order of the values: ``(1, m, 4)``."""
+        parameter = next(self.parameters())
+        index = torch.arange(num_queries, device=parameter.device)
+        one = torch.ones_like(index)
+        boxes = torch.stack([index % self.grid[1], index // self.grid[1], one, one], dim=-1)
+        return boxes.to(parameter.dtype).unsqueeze(0)
+
+    def at_positions(self, num_queries: int, num_values: int) -> Tensor:
+        """Bias ``(H, m, n)`` for :meth:`plain_centres`."""
+        return self.at_centres(self.plain_centres(num_queries), num_values)[0]
+
+    def by_definition(self, centres: Tensor, num_values: int) -> Tensor:
+        """Bias ``(B, H, m, h w)`` for boxes ``(B, m, 4)``: :meth:`forward` at every pair of query and cell."""
+        middle, size = centres.unflatten(-1, (2, 2)).unbind(-2)
+        index = torch.arange(num_values, device=centres.device)
+        cells = torch.stack([index % self.grid[1], index // self.grid[1]], dim=-1).to(centres.dtype)
+        corners = torch.stack([middle - size / 2, middle + size / 2], dim=-2).unsqueeze(-3)  # (B, m, 1, corner, axis)
+        return self((corners - cells.unsqueeze(-2)).flatten(-2)).movedim(-1, 1)
+
+    def at_centres(self, centres: Tensor, num_values: int) -> Tensor:
+        """Bias ``(B, H, m, h w)`` for boxes ``(B, m, 4)``, an axis at a time.
+
+        Raises:
+            ValueError: if the values are not as many as the grid's cells.
+        """
+        across, down = self._axes(centres, num_values)
+        return (down.unsqueeze(-1) + across.unsqueeze(-2)).flatten(-2)
+
+    def columns(self, centres: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
+        """``u`` is f at each column and each row, ``w`` says in which of them a value is."""
+        across, down = self._axes(centres, num_values)
+        index = torch.arange(num_values, device=centres.device)
+        column = index.unsqueeze(-1) % self.grid[1] == torch.arange(self.grid[1], device=centres.device)
+        row = index.unsqueeze(-1) // self.grid[1] == torch.arange(self.grid[0], device=centres.device)
+        return torch.cat([across, down], dim=-1), torch.cat([column, row], dim=-1).to(centres.dtype)[None, None]
+
+    def fold_error(self, num_values: int, dtype: torch.dtype) -> float:
+        """None beyond that of adding f to a score: each value reads one column and one row."""
+        return 0.0
+
+    def _axes(self, centres: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
+        """f along each axis: ``(B, H, m, w)`` and ``(B, H, m, h)``."""
+        if num_values != math.prod(self.grid):
+            raise ValueError(f"{num_values} values for a grid of {self.grid[0]} x {self.grid[1]} cells")
+        middle, size = centres.unflatten(-1, (2, 2)).unbind(-2)
+        sides = torch.stack([middle - size / 2, middle + size / 2], dim=-1)  # (B, m, axis, side)
+        made = []
+        for axis, (net, length) in enumerate(((self.x, self.grid[1]), (self.y, self.grid[0]))):
+            cells = torch.arange(length, device=centres.device, dtype=centres.dtype).unsqueeze(-1)
+            offset = (sides[:, :, axis].unsqueeze(-2) - cells) / self.offset_scale  # (B, m, length, side)
+            made.append(net(offset).movedim(-1, 1))
+        return made[0], made[1]
+
+
+#: The families by name.
+FAMILIES: dict[str, type[PositionBias]] = {"mlp": MLPBias, "gaussian": GaussianBias, "fourier": FourierBias}
+
+
+def make_bias(name: str, num_heads: int, offset_scale: float = 1.0, **options: Any) -> PositionBias:
+    """A family by name, or an own one by import path (``package.module.Class``).
+
+    Args:
+        name: a key of :data:`FAMILIES`, or an import path of a :class:`PositionBias`.
+        num_heads, offset_scale: as in :class:`PositionBias`.
+        options: passed to the class: ``hidden`` (mlp), ``frequencies`` (fourier), ``device``, ``dtype``.
+
+    Raises:
+        ValueError: if there is no such family or class.
+    """
+    family: Any = FAMILIES.get(name)
+    if family is None:
+        module, _, attribute = name.rpartition(".")
+        try:
+            family = getattr(importlib.import_module(module), attribute) if module else None
+        except (ImportError, AttributeError):
+            family = None
+    if not (isinstance(family, type) and issubclass(family, PositionBias)):
+        choices = ", ".join(map(repr, FAMILIES))
+        raise ValueError(f"bias must be {choices}, 'none', or the import path of a PositionBias, got {name!r}")
+    made: PositionBias = family(num_heads, offset_scale=offset_scale, **options)
+    return made
+
+
 class CentreUpdate(nn.Module):
     """g: moves each query's centre by a linear function of what the query has read (section 5).
 
@@ -97,21 +398,24 @@ class CentreUpdate(nn.Module):
     Args:
         embed_dim: width of the outputs it reads.
         scale: tokens moved for one unit of output.
+        size: numbers in a centre: 1, or the 4 of a box.
     """
 
     def __init__(
         self,
         embed_dim: int,
         scale: float = 1.0,
+        size: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.scale = scale
-        self.step = nn.Linear(embed_dim, 1, device=device, dtype=dtype)
+        self.step = nn.Linear(embed_dim, size, device=device, dtype=dtype)
         nn.init.zeros_(self.step.weight)
         nn.init.zeros_(self.step.bias)
 
     def forward(self, centres: Tensor, output: Tensor) -> Tensor:
-        """``(B, m)`` or ``(m,)`` centres and ``(B, m, embed_dim)`` outputs to new centres ``(B, m)``."""
-        return centres + self.scale * self.step(output).squeeze(-1)
+        """``(B, m)`` or ``(1, m)`` centres and ``(B, m, embed_dim)`` outputs to new centres ``(B, m)``; boxes alike."""
+        step = self.step(output)
+        return centres + self.scale * (step.squeeze(-1) if step.shape[-1] == 1 else step)

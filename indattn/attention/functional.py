@@ -38,7 +38,13 @@ def offsets(centres: Tensor, num_values: int) -> Tensor:
     return positions - centres.unsqueeze(-1)
 
 
-def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None = None, attn_mask: Tensor | None = None) -> Tensor:
+def attention_weights(
+    q: Tensor,
+    k: Tensor,
+    bias: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
     """``softmax_j(q_i . k_j / sqrt(d_h) + f_h(P_ij))``.
 
     Args:
@@ -46,11 +52,12 @@ def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None = None, attn_mas
         k: ``(B, H, n, d_h)`` keys, from the context.
         bias: ``f_h(P_ij)``, broadcastable to ``(B, H, m, n)``; ``None`` is ordinary attention.
         attn_mask: added to the scores (``-inf`` forbids), broadcastable to ``(B, H, m, n)``.
+        scale: factor on ``q . k``; ``1 / sqrt(d_h)`` when ``None``.
 
     Returns:
         ``(B, H, m, n)`` weights. Each row sums to one, or is all zeros where every key is forbidden.
     """
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     if bias is not None:
         scores = scores + bias
     if attn_mask is None:
@@ -67,6 +74,7 @@ def indirect_attention(
     bias: Tensor | None = None,
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
+    scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Indirect attention by its definition (section 5): the oracle for every other path.
 
@@ -77,11 +85,12 @@ def indirect_attention(
         bias: ``f_h(P_ij)``, broadcastable to ``(B, H, m, n)``; ``None`` is ordinary attention.
         attn_mask: added to the scores, broadcastable to ``(B, H, m, n)``.
         dropout_p: probability that a weight is dropped.
+        scale: factor on ``q . k``; ``1 / sqrt(d_h)`` when ``None``.
 
     Returns:
         outputs ``(B, H, m, d_v)`` and weights ``(B, H, m, n)``.
     """
-    weights = attention_weights(q, k, bias, attn_mask)
+    weights = attention_weights(q, k, bias, attn_mask, scale)
     return F.dropout(weights, dropout_p) @ v, weights
 
 
@@ -92,6 +101,7 @@ def fused_indirect_attention(
     bias: Tensor | None = None,
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
+    scale: float | None = None,
 ) -> Tensor:
     """The outputs of :func:`indirect_attention` through :func:`torch.nn.functional.scaled_dot_product_attention`.
 
@@ -99,11 +109,11 @@ def fused_indirect_attention(
     weights are never returned. A row whose keys are all forbidden gives zeros.
     """
     if attn_mask is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p, scale=scale)
     forbidden = (attn_mask == -torch.inf).all(dim=-1, keepdim=True)
     mask = attn_mask.masked_fill(forbidden, 0.0)
     mask = mask if bias is None else bias + mask
-    output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
+    output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p, scale=scale)
     return output.masked_fill(forbidden, 0.0)
 
 

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from indattn.attention.bias import CentreUpdate, MLPBias
-from indattn.attention.functional import fused_indirect_attention, indirect_attention, merge_masks
+from indattn.attention.backends import BACKENDS, attend
+from indattn.attention.bias import CentreUpdate, PositionBias, make_bias
+from indattn.attention.functional import indirect_attention, merge_masks
 
 __all__ = ["AttentionOutput", "IndirectAttention"]
 
@@ -42,14 +43,23 @@ class IndirectAttention(nn.Module):
         kdim: width of the context; ``embed_dim`` when ``None``.
         vdim: width of the content; ``embed_dim`` when ``None``.
         dropout: probability that an attention weight is dropped while training.
-        bias: ``"mlp"`` (f of the paper), ``"none"``, or a module with the methods of :class:`MLPBias`, which may
-            be shared between layers.
-        bias_hidden: hidden units of the MLP.
+        bias: a family of f (:mod:`indattn.attention.bias`): ``"mlp"`` (the paper's), ``"gaussian"``,
+            ``"fourier"``, ``"none"``, the import path of an own :class:`PositionBias`, or one already made, which
+            may be shared between layers (a :class:`BoxBias` for grids).
+        bias_hidden: hidden units of ``mlp``.
+        bias_frequencies: frequencies a head of ``fourier``.
+        bias_columns: where the columns of a separable bias go: ``"extra"``, beside the head's width, or
+            ``"inside"`` it: the content's q and k are that much narrower, which is another model, and a faster one.
         offset_scale: tokens that count as one unit of offset, for f and for g.
         centre_update: ``"additive"`` (``c + g(o)``) or ``"none"`` (centres pass unchanged).
         detach_centres: stop gradients between the centres returned and the layer that reads them (IA-DETR).
         projection_bias: whether the four projections have a bias (``bias`` of ``nn.MultiheadAttention``).
         batch_first: ``(B, length, width)`` when true (the default), else ``(length, B, width)``.
+        backend: which code computes it (:mod:`indattn.attention.backends`); may be changed later.
+
+    The state dictionary holds ``q_proj``, ``k_proj``, ``v_proj``, ``out_proj`` (weight and, unless
+    ``projection_bias=False``, bias), the bias's own parameters under ``bias.`` and, where centres move,
+    ``centre_update.step``. No option of speed (backend, batch_first) changes it.
 
     Raises:
         ValueError: if ``num_heads`` does not divide ``embed_dim`` or an option is unknown.
@@ -62,38 +72,56 @@ class IndirectAttention(nn.Module):
         kdim: int | None = None,
         vdim: int | None = None,
         dropout: float = 0.0,
-        bias: str | MLPBias = "mlp",
+        bias: str | PositionBias = "mlp",
         bias_hidden: int = 64,
+        bias_frequencies: int = 8,
+        bias_columns: str = "extra",
         offset_scale: float = 1.0,
         centre_update: str = "additive",
         detach_centres: bool = False,
         projection_bias: bool = True,
         batch_first: bool = True,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if embed_dim % num_heads:
             raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}")
-        if isinstance(bias, str) and bias not in ("mlp", "none"):
-            raise ValueError(f"bias must be 'mlp', 'none' or a module, got {bias!r}")
         if centre_update not in ("additive", "none"):
             raise ValueError(f"centre_update must be 'additive' or 'none', got {centre_update!r}")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
+        self.backend = backend
         self.dropout, self.batch_first, self.detach_centres = dropout, batch_first, detach_centres
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.q_proj = nn.Linear(embed_dim, embed_dim, projection_bias, **factory)
-        self.k_proj = nn.Linear(kdim or embed_dim, embed_dim, projection_bias, **factory)
-        self.v_proj = nn.Linear(vdim or embed_dim, embed_dim, projection_bias, **factory)
-        self.out_proj = nn.Linear(embed_dim, embed_dim, projection_bias, **factory)
-        self.bias: MLPBias | None
+        self.bias: PositionBias | None
         if isinstance(bias, str):
-            self.bias = MLPBias(num_heads, bias_hidden, offset_scale, **factory) if bias == "mlp" else None
+            options = {"mlp": {"hidden": bias_hidden}, "fourier": {"frequencies": bias_frequencies}}.get(bias, {})
+            self.bias = None if bias == "none" else make_bias(bias, num_heads, offset_scale, **options, **factory)
         else:
             self.bias = bias
-        moves = self.bias is not None and centre_update == "additive"
-        self.centre_update = CentreUpdate(embed_dim, offset_scale, **factory) if moves else None
+        #: Width of a head's q and k.
+        self.key_dim = self.head_dim - self._columns_inside(bias_columns)
+        self.q_proj = nn.Linear(embed_dim, num_heads * self.key_dim, projection_bias, **factory)
+        self.k_proj = nn.Linear(kdim or embed_dim, num_heads * self.key_dim, projection_bias, **factory)
+        self.v_proj = nn.Linear(vdim or embed_dim, embed_dim, projection_bias, **factory)
+        self.out_proj = nn.Linear(embed_dim, embed_dim, projection_bias, **factory)
+        self.centre_update = None
+        if self.bias is not None and centre_update == "additive":
+            self.centre_update = CentreUpdate(embed_dim, offset_scale, self.bias.centre_size, **factory)
         self._reset_parameters()
+
+    def _columns_inside(self, bias_columns: str) -> int:
+        if bias_columns not in ("extra", "inside"):
+            raise ValueError(f"bias_columns must be 'extra' or 'inside', got {bias_columns!r}")
+        if bias_columns == "extra":
+            return 0
+        rank = 0 if self.bias is None else self.bias.rank
+        if not 0 < rank < self.head_dim:
+            raise ValueError(f"bias_columns='inside' needs a separable bias narrower than a head ({self.head_dim})")
+        return rank
 
     def _reset_parameters(self) -> None:
         for projection in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
@@ -120,14 +148,15 @@ class IndirectAttention(nn.Module):
             query: ``(B, m, embed_dim)``.
             context: ``(B, n_c, kdim)`` with ``n_c <= n``; gives the keys.
             content: ``(B, n, vdim)``; gives the values.
-            centres: ``(B, m)`` positions in the content, in tokens; ``None`` means ``c_i = i``.
+            centres: ``(B, m)`` positions in the content, in tokens (boxes ``(B, m, 4)`` for a :class:`BoxBias`);
+                ``None`` means ``c_i = i``.
             key_padding_mask: ``(B, n)``; ``True`` hides a position whose key *and* value are padding.
             attn_mask: ``(m, n)``, ``(B, m, n)`` or ``(B, H, m, n)``; ``True`` forbids, floats are added.
-            need_weights: also return weights and bias (takes the literal path).
+            need_weights: also return weights and bias (takes the literal path, whatever the backend).
 
         Raises:
             ValueError: if the context is longer than the content, or with a bias there are more queries than
-                values.
+                values, or the backend cannot run.
         """
         if not self.batch_first:
             query, context, content = (x.transpose(0, 1) for x in (query, context, content))
@@ -141,21 +170,21 @@ class IndirectAttention(nn.Module):
             context = F.pad(context, (0, 0, 0, num_values - context.shape[1]))
 
         q, k, v = map(self._heads, self._projected(query, context, content))
-        bias = self._bias(centres, num_queries, num_values)
-        if bias is not None:
-            bias = bias.to(q.dtype)
         mask = merge_masks(key_padding_mask, attn_mask, q.dtype)
         dropout_p = self.dropout if self.training else 0.0
-        weights = None
+        bias = weights = None
         if need_weights:
+            bias = self._bias(centres, num_queries, num_values)
+            bias = None if bias is None else bias.to(q.dtype)
             heads, weights = indirect_attention(q, k, v, bias, mask, dropout_p)
         else:
-            heads = fused_indirect_attention(q, k, v, bias, mask, dropout_p)
+            backend = self.backend if self.bias is not None or self.backend == "oracle" else "auto"
+            heads = attend(q, k, v, self.bias, centres, mask, dropout_p, backend=backend)
         output = self.out_proj(heads.transpose(1, 2).reshape(batch, num_queries, self.embed_dim))
         new_centres = self._moved(centres, output)
         if not self.batch_first:
             output = output.transpose(0, 1)
-        return AttentionOutput(output, new_centres, weights, bias if need_weights else None)
+        return AttentionOutput(output, new_centres, weights, bias)
 
     def _projected(self, query: Tensor, context: Tensor, content: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values; projections that read the same tensor are one matrix product."""
@@ -166,7 +195,7 @@ class IndirectAttention(nn.Module):
         return self.q_proj(query), *_packed(content, self.k_proj, self.v_proj)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def _bias(self, centres: Tensor | None, num_queries: int, num_values: int) -> Tensor | None:
         if self.bias is None:
@@ -179,9 +208,8 @@ class IndirectAttention(nn.Module):
         """Centres for the next layer; ``None`` stays ``None`` (plain positions) until something moves them."""
         if self.centre_update is None:
             return centres
-        if centres is None:
-            dtype = self.centre_update.step.weight.dtype  # not the output's: under autocast that is too coarse
-            centres = torch.arange(output.shape[1], device=output.device, dtype=dtype)
+        if centres is None and self.bias is not None:
+            centres = self.bias.plain_centres(output.shape[1])
         moved = self.centre_update(centres, output)
         return moved.detach() if self.detach_centres else moved
 
@@ -193,4 +221,4 @@ class IndirectAttention(nn.Module):
 def _packed(x: Tensor, *projections: nn.Linear) -> tuple[Tensor, ...]:
     weight = torch.cat([projection.weight for projection in projections])
     bias = None if projections[0].bias is None else torch.cat([projection.bias for projection in projections])
-    return F.linear(x, weight, bias).chunk(len(projections), dim=-1)
+    return F.linear(x, weight, bias).split([projection.out_features for projection in projections], dim=-1)

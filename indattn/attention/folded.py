@@ -1,0 +1,53 @@
+"""A separable bias inside the fused kernel: its factors become columns of q and k.
+
+If ``f(j - c) = sum_r u_r(c) w_r(j)``, then ``q . k / sqrt(d) + f = [q, u sqrt(d)] . [k, w] / sqrt(d)``: ordinary
+attention with wider heads, which torch's fused kernels compute without any tensor over ``query x value``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["folded_attention"]
+
+#: Head widths that are a multiple of this keep the fused kernels on their fast path.
+WIDTH_MULTIPLE = 8
+
+
+def folded_attention(
+    q: Tensor, k: Tensor, v: Tensor, u: Tensor, w: Tensor, mask: Tensor | None, dropout_p: float, scale: float
+) -> Tensor:
+    """Attention with scores ``scale q . k + u . w``.
+
+    Args:
+        q: ``(B, H, m, d_h)`` queries.
+        k: ``(B, H, n, d_h)`` keys.
+        v: ``(B, H, n, d_v)`` values.
+        u: ``(B, H, m, R)``, or ``(1, H, m, R)`` for every item the same.
+        w: broadcastable to ``(B, H, n, R)``.
+        mask: added to the scores, broadcastable to ``(B, H, m, n)``.
+        dropout_p: probability that a weight is dropped.
+        scale: factor on ``q . k``.
+    """
+    width = q.shape[-1] + u.shape[-1]
+    width += -width % WIDTH_MULTIPLE
+    output = F.scaled_dot_product_attention(
+        _widened(q, u / scale, width),
+        _widened(k, w, width),
+        F.pad(v, (0, max(0, width - v.shape[-1]))),
+        attn_mask=mask,
+        dropout_p=dropout_p,
+        scale=scale,
+    )
+    return output[..., : v.shape[-1]]
+
+
+def _widened(x: Tensor, columns: Tensor, width: int) -> Tensor:
+    """x with columns beside it and zeros up to a width."""
+    parts = [x, columns.to(x.dtype).expand(*x.shape[:-1], -1)]
+    missing = width - x.shape[-1] - columns.shape[-1]
+    if missing:
+        parts.append(x.new_zeros(1).expand(*x.shape[:-1], missing))
+    return torch.cat(parts, dim=-1)

@@ -1,0 +1,266 @@
+"""Indirect attention with the paper's f, exact and fast: the piecewise-linear table, in blocks of queries.
+
+A 2-layer ReLU MLP of one number, ``f_h(p) = sum_t out[h, t] relu(slope_t p + start_t) + shift_h``, is piecewise linear
+in the offset p, with one kink a unit at ``p = -start_t / slope_t``. Two exact ways follow, neither with a tensor over
+``query x value x hidden``:
+
+*Windows*, for long sequences. Values sit on whole positions, so with ``c = C + r``, ``C = floor(c)``, every offset of a
+query lies at the same place between two whole numbers. Where no kink falls between them f is a chord, and a query's
+bias is a window of one table of f at whole offsets, slid by C and mixed with its neighbour::
+
+    f(j - c) = (1 - r) f(j - C) + r f(j - C - 1)                     (no kink between)
+
+In the few cells that hold a kink the chord is too high or too low by ``|slope_t| out[h, t] min(l (1 - t), t (1 - l))``,
+``l`` and ``t`` the places of the offset and of the kink in the cell; that is put right at those values alone.
+
+*Pieces*, for short ones: each offset's piece by binary search, then its line.
+
+Backward. With ``g`` the gradient of the scores, every gradient of f needs only, for each unit, the sums of ``g`` and of
+``g p`` over the values where the unit is on. These are a run of values, so both are differences of sums of ``g`` from
+the left and of sums of those sums.
+
+Both directions are operators of :mod:`torch.library`, so that ``torch.compile`` and ``torch.export`` take them whole.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from indattn.attention.blocks import backward_blocks, forward_blocks
+from indattn.attention.functional import offsets
+
+__all__ = ["table_attention"]
+
+#: Below this many values a query, searching each offset's piece costs less than windows and their kinks.
+FEWEST_WINDOWED = 128
+#: The table of whole offsets holds at most this many of them a value; centres and kinks further apart are searched.
+LONGEST_TABLE = 16
+
+
+class _Table:
+    """f for one call: makes the bias of a block of queries and adds up the gradients of f's parameters.
+
+    Args:
+        slope, start: ``(K,)`` of the hidden units, per token.
+        out: ``(H, K)``.
+        shift: ``(H,)``.
+        centres: ``(B, m)``, every centre of the call.
+        num_values: ``n``.
+    """
+
+    def __init__(self, slope: Tensor, start: Tensor, out: Tensor, shift: Tensor, centres: Tensor, n: int) -> None:
+        self.n, self.dtype = n, centres.dtype
+        self.slope, self.start, self.out, self.shift = (x.double() for x in (slope, start, out, shift))
+        dead = self.slope == 0
+        # A dead unit never changes: its kink lies beyond every offset, and it is on before it or after it.
+        self.kinks = torch.where(dead, torch.inf, -self.start / torch.where(dead, 1.0, self.slope))
+        self.on_before = (self.slope < 0) | (dead & (self.start > 0))
+        #: ``(H, K)``: sums over the values where unit t is on of g and of g p.
+        self.sum_g, self.sum_gp = torch.zeros_like(self.out), torch.zeros_like(self.out)
+        self.windowed = n >= FEWEST_WINDOWED and self._prepare_windows(centres)
+        if not self.windowed:
+            self._prepare_pieces()
+
+    def __call__(self, centres: Tensor) -> Tensor:
+        return self._windows(centres) if self.windowed else self._pieces(centres)
+
+    def backward(self, centres: Tensor, grad: Tensor) -> Tensor:
+        return self._backward_windows(centres, grad) if self.windowed else self._backward_pieces(centres, grad)
+
+    def parameter_grads(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of slope, start and out. That of the shift is zero: softmax does not see a constant."""
+        grad_out = self.slope * self.sum_gp + self.start * self.sum_g
+        return (self.out * self.sum_gp).sum(0), (self.out * self.sum_g).sum(0), grad_out
+
+    # Windows
+
+    def _prepare_windows(self, centres: Tensor) -> bool:
+        """Table of f at whole offsets; false if centres and kinks are too far apart for one."""
+        if centres.numel() == 0:
+            return False
+        finite = self.kinks[self.kinks.isfinite()]
+        # Beyond the outermost kinks f is a line: moving a centre there changes its whole row by a constant.
+        self.bounds = (-finite.max().item() - 1, self.n - finite.min().item()) if len(finite) else (0.0, 0.0)
+        low, high = (x.item() for x in centres.detach().double().clamp(*self.bounds).aminmax())
+        if not high - low <= LONGEST_TABLE * self.n:  # also when a centre is not a number
+            return False
+        self.high, lowest = int(high // 1), int(low // 1)
+        whole = torch.arange(-self.high - 1, self.n - lowest, device=centres.device, dtype=torch.float64)
+        units = torch.addmm(self.start, whole.unsqueeze(-1), self.slope.unsqueeze(0)).relu_()
+        table = torch.addmm(self.shift.unsqueeze(-1), self.out, units.t()).to(self.dtype)
+        self.table = table.unfold(-1, self.n + 1, 1)  # (H, lengths, n + 1): every window
+        cell = self.kinks.ceil()
+        seen = (cell >= -self.high) & (cell < self.n - lowest)
+        self.cell = cell[seen].long()
+        self.place = (self.kinks - (cell - 1))[seen].to(self.dtype)
+        self.bend = -(self.slope.abs() * self.out)[:, seen].to(self.dtype)
+        return True
+
+    def _windows(self, centres: Tensor) -> Tensor:
+        centres = centres.clamp(*self.bounds)
+        floor = centres.floor()
+        rest = (centres - floor).unsqueeze(-1)  # (b, r, 1)
+        floor = floor.long()
+        window = self.table[:, self.high - floor]  # (H, b, r, n + 1)
+        bias = torch.empty(
+            len(centres), len(self.table), centres.shape[1], self.n, device=rest.device, dtype=rest.dtype
+        )
+        torch.lerp(window[..., 1:], window[..., :-1], rest, out=bias.transpose(0, 1))
+        at = floor.unsqueeze(-1) + self.cell  # (b, r, kinks seen)
+        inside = (at >= 0) & (at < self.n)
+        gap = torch.minimum((1 - rest) * (1 - self.place), self.place * rest) * inside
+        gap = gap.unsqueeze(1) * self.bend.unsqueeze(1)  # (b, H, r, kinks seen)
+        return bias.scatter_add_(-1, at.clamp_(0, self.n - 1).unsqueeze(1).expand_as(gap), gap)
+
+    def _backward_windows(self, centres: Tensor, grad: Tensor) -> Tensor:
+        n = self.n
+        # left[J] = sum_{j < J} g_j, and left2[J] = sum_{j < J} g_j (J - j).
+        left = grad.new_zeros(*grad.shape[:-1], n + 1)
+        torch.cumsum(grad, -1, out=left[..., 1:])
+        left2 = left.cumsum(-1)
+        edge = centres.double().unsqueeze(-1) + self.kinks  # where units switch: (b, r, K)
+        edge = torch.where(self.on_before, edge.ceil(), edge.floor() + 1).clamp_(0, n)
+        at = edge.long().unsqueeze(1).expand(-1, grad.shape[1], -1, -1)
+        left_at, left2_at = left.gather(-1, at), left2.gather(-1, at)  # (b, H, r, K)
+        edge = edge.to(grad.dtype).unsqueeze(1)
+        sum_g = torch.where(self.on_before, left_at, left[..., -1:] - left_at)
+        # sum of g (j - edge) over the run; the run after the edge is the whole row less the run before.
+        whole = (n - edge) * left[..., -1:] - left2[..., -1:]
+        moment = torch.where(self.on_before, -left2_at, whole + left2_at)
+        moment += (edge - centres[:, None, :, None]) * sum_g
+        self.sum_g += sum_g.sum((0, 2))
+        self.sum_gp += moment.sum((0, 2))
+        slopes = (self.out * self.slope).to(grad.dtype)
+        return -torch.einsum("bhrk,hk->br", sum_g, slopes)
+
+    # Pieces
+
+    def _prepare_pieces(self) -> None:
+        self.sorted_kinks, self.order = self.kinks.sort()
+        # Crossing a kink from the left switches its unit off (on before) or on.
+        step = torch.where(self.on_before, -1.0, 1.0)
+        lines = torch.stack([self.slope * self.out, self.start * self.out], dim=-1)  # (H, K, 2)
+        leftmost = (lines * self.on_before.unsqueeze(-1)).sum(1, keepdim=True)
+        leftmost[..., 0, 1] += self.shift
+        lines = torch.cat([leftmost, (lines * step.unsqueeze(-1))[:, self.order]], dim=1).cumsum(1)
+        self.lines = lines.permute(1, 2, 0).to(self.dtype)  # (K + 1, 2, H)
+
+    def _search(self, centres: Tensor) -> tuple[Tensor, Tensor]:
+        offset = offsets(centres, self.n)
+        return offset, torch.searchsorted(self.sorted_kinks.to(offset.dtype), offset)
+
+    def _pieces(self, centres: Tensor) -> Tensor:
+        offset, piece = self._search(centres)
+        line = self.lines[piece]  # (b, r, n, 2, H)
+        bias = torch.addcmul(line[..., 1, :], line[..., 0, :], offset.unsqueeze(-1))
+        return bias.permute(0, 3, 1, 2)
+
+    def _backward_pieces(self, centres: Tensor, grad: Tensor) -> Tensor:
+        offset, piece = self._search(centres)
+        grad = grad.permute(0, 2, 3, 1)  # (b, r, n, H)
+        both = torch.cat([grad, grad * offset.unsqueeze(-1)], dim=-1).flatten(0, 2)
+        sums = both.new_zeros(len(self.kinks) + 1, both.shape[-1]).index_add_(0, piece.flatten(), both)
+        left = sums.double().cumsum(0)
+        before = torch.empty_like(left[:-1])
+        before[self.order] = left[:-1]  # of the pieces left of each unit's kink
+        sum_g, sum_gp = torch.where(self.on_before.unsqueeze(-1), before, left[-1:] - before).t().chunk(2)
+        self.sum_g += sum_g
+        self.sum_gp += sum_gp
+        return -(grad * self.lines[:, 0][piece]).sum((-2, -1))
+
+
+@torch.library.custom_op("indattn::table_attention", mutates_args=())
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    centres: Tensor,
+    slope: Tensor,
+    start: Tensor,
+    out: Tensor,
+    shift: Tensor,
+    mask: Tensor | None,
+    scale: float,
+) -> Tensor:
+    bias = _Table(slope, start, out, shift, centres, v.shape[2])
+    return forward_blocks(q, k, v, centres, bias, mask, scale)
+
+
+@torch.library.custom_op("indattn::table_attention_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    centres: Tensor,
+    slope: Tensor,
+    start: Tensor,
+    out: Tensor,
+    shift: Tensor,
+    mask: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    bias = _Table(slope, start, out, shift, centres, v.shape[2])
+    grads = backward_blocks(grad, q, k, v, centres, bias, mask, scale)
+    grad_slope, grad_start, grad_out = bias.parameter_grads()
+    return *grads, grad_slope.to(slope.dtype), grad_start.to(start.dtype), grad_out.to(out.dtype)
+
+
+@_forward.register_fake
+def _(q, k, v, centres, slope, start, out, shift, mask, scale):  # type: ignore[no-untyped-def]
+    return v.new_empty(*q.shape[:3], v.shape[-1])
+
+
+@_backward.register_fake
+def _(grad, q, k, v, centres, slope, start, out, shift, mask, scale):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(x) for x in (q, k, v, centres, slope, start, out))
+
+
+def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx, grad):  # type: ignore[no-untyped-def]
+    *grads, grad_slope, grad_start, grad_out = _backward(grad, *ctx.saved_tensors, ctx.scale)
+    return *grads, grad_slope, grad_start, grad_out, torch.zeros_like(ctx.saved_tensors[7]), None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+
+
+def table_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    centres: Tensor,
+    slope: Tensor,
+    start: Tensor,
+    out: Tensor,
+    shift: Tensor,
+    mask: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """Indirect attention with ``f_h(p) = sum_t out[h, t] relu(slope_t p + start_t) + shift_h``. Differentiable once.
+
+    Computed in float32 (float64 for float64 inputs), whatever the type of q, k and v.
+
+    Args:
+        q: ``(B, H, m, d_h)`` queries.
+        k: ``(B, H, n, d_h)`` keys.
+        v: ``(B, H, n, d_v)`` values.
+        centres: ``(B, m)``, or ``(1, m)`` for every item the same; any finite numbers.
+        slope, start: ``(K,)``, per token of offset.
+        out: ``(H, K)``.
+        shift: ``(H,)``.
+        mask: added to the scores, broadcastable to ``(B, H, m, n)``; no row of it may be all ``-inf``.
+        scale: factor on ``q . k``.
+
+    Returns:
+        ``(B, H, m, d_v)`` of v's type.
+    """
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    tensors = (x.to(dtype) for x in (q, k, v, centres, slope, start, out, shift))
+    output: Tensor = _forward(*tensors, None if mask is None else mask.to(dtype), scale)
+    return output.to(v.dtype)
