@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
+from indattn.attention.backends import BACKENDS, why_not
+from indattn.attention.bias import PositionBias, bias_options, make_bias
 from indattn.config import check_noise, construct, load_option, locate, section
+from indattn.environment import pick_device
 from indattn.errors import UserError
 from indattn.misalignment import Misalignment
 from indattn.models.decoder import ModelConfig
@@ -51,10 +55,16 @@ def build_model(config: DictConfig, task: Task) -> SequenceModel:
     """The model of a configuration, its parameters matched and freshly initialised."""
     model_class = locate(config.model.get("_target_", ""), SequenceModel, "model._target_")
     settings = section(ModelConfig, _without_target(config.model), "model")
-    for key, allowed in (("norm", ("pre", "post")), ("bias", ("mlp", "none")), ("centre_update", ("additive", "none"))):
+    choices = {
+        "norm": ("pre", "post"),
+        "centre_update": ("additive", "none"),
+        "bias_columns": ("extra", "inside"),
+        "backend": BACKENDS,
+    }
+    for key, allowed in choices.items():
         if getattr(settings, key) not in allowed:
             raise UserError(f"model.{key}={getattr(settings, key)!r}: must be {' or '.join(map(repr, allowed))}")
-    for key in ("layers", "heads", "width", "ffn_width", "bias_hidden"):
+    for key in ("layers", "heads", "width", "ffn_width", "bias_hidden", "bias_frequencies"):
         if getattr(settings, key) < 1:
             raise UserError(f"model.{key.removesuffix('_width')}={getattr(settings, key)}: must be at least 1")
     if not 0 <= settings.dropout < 1:
@@ -63,9 +73,28 @@ def build_model(config: DictConfig, task: Task) -> SequenceModel:
         raise UserError(f"model.offset_scale={settings.offset_scale}: must be positive")
     if settings.width % settings.heads:
         raise UserError(f"model.heads={settings.heads} does not divide model.width={settings.width}")
+    _check_bias(settings, pick_device(config.get("device", "auto")))
     if settings.match_parameters:
         settings = match_parameters(model_class, task, settings)
     return model_class(task, settings)
+
+
+def _check_bias(settings: ModelConfig, device: torch.device) -> None:
+    """That there is such a bias, that its columns fit into the heads, and that the backend can compute it."""
+    bias: PositionBias | None = None
+    if settings.bias != "none":
+        options = bias_options(settings.bias, settings.bias_hidden, settings.bias_frequencies)
+        try:
+            with torch.device("meta"):
+                bias = make_bias(settings.bias, settings.heads, settings.offset_scale, **options)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.bias={settings.bias!r}: {error}") from error
+    width = settings.width // settings.heads
+    if settings.bias_columns == "inside" and not 0 < (bias.rank if bias else 0) < width:
+        raise UserError(f"model.bias_columns='inside': needs a separable bias narrower than a head ({width})")
+    reason = None if settings.backend == "auto" else why_not(settings.backend, bias, device, None, settings.dropout)
+    if reason:
+        raise UserError(f"model.backend={settings.backend!r} cannot run: {reason}")
 
 
 def _without_target(config: DictConfig) -> dict[str, Any]:

@@ -200,10 +200,10 @@ def construct(config: DictConfig, base: type[T], where: str, extra: dict[str, An
     return section(cls, OmegaConf.create(arguments), where, extra)
 
 
-#: What makes two runs different. Everything else (device, threads, folders, checkpoints kept) does not change
+#: What makes two runs different. Everything else (device, backend, threads, folders, checkpoints kept) does not change
 #: what is computed.
 IDENTITY = ("task", "model", "misalignment", "noise", "seed", "training")
-NOT_IDENTITY = ("keep_checkpoints", "checkpoint_every")
+NOT_IDENTITY = ("keep_checkpoints", "checkpoint_every", "backend")
 
 
 def config_hash(config: DictConfig | dict[str, Any]) -> str:
@@ -211,7 +211,8 @@ def config_hash(config: DictConfig | dict[str, Any]) -> str:
     full = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     identity = {key: typing.cast(dict, full)[key] for key in IDENTITY}
     identity["noise"] = float(identity["noise"])
-    identity["training"] = {k: v for k, v in identity["training"].items() if k not in NOT_IDENTITY}
+    for key in ("training", "model"):
+        identity[key] = {k: v for k, v in identity[key].items() if k not in NOT_IDENTITY}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
 

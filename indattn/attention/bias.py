@@ -21,7 +21,17 @@ from torch import Tensor, nn
 
 from indattn.attention.functional import offsets
 
-__all__ = ["FAMILIES", "BoxBias", "CentreUpdate", "FourierBias", "GaussianBias", "MLPBias", "PositionBias", "make_bias"]
+__all__ = [
+    "FAMILIES",
+    "BoxBias",
+    "CentreUpdate",
+    "FourierBias",
+    "GaussianBias",
+    "MLPBias",
+    "PositionBias",
+    "bias_options",
+    "make_bias",
+]
 
 
 class PositionBias(nn.Module):
@@ -362,6 +372,11 @@ class BoxBias(PositionBias):
 
 #: The families by name.
 FAMILIES: dict[str, type[PositionBias]] = {"mlp": MLPBias, "gaussian": GaussianBias, "fourier": FourierBias}
+
+
+def bias_options(name: str, hidden: int, frequencies: int) -> dict[str, Any]:
+    """The options a family takes beside heads and scale."""
+    return {"mlp": {"hidden": hidden}, "fourier": {"frequencies": frequencies}}.get(name, {})
 
 
 def make_bias(name: str, num_heads: int, offset_scale: float = 1.0, **options: Any) -> PositionBias:

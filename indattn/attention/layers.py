@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from indattn.attention.backends import BACKENDS, attend
-from indattn.attention.bias import CentreUpdate, PositionBias, make_bias
+from indattn.attention.bias import CentreUpdate, PositionBias, bias_options, make_bias
 from indattn.attention.functional import indirect_attention, merge_masks
 
 __all__ = ["AttentionOutput", "IndirectAttention"]
@@ -98,7 +98,7 @@ class IndirectAttention(nn.Module):
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.bias: PositionBias | None
         if isinstance(bias, str):
-            options = {"mlp": {"hidden": bias_hidden}, "fourier": {"frequencies": bias_frequencies}}.get(bias, {})
+            options = bias_options(bias, bias_hidden, bias_frequencies)
             self.bias = None if bias == "none" else make_bias(bias, num_heads, offset_scale, **options, **factory)
         else:
             self.bias = bias
@@ -178,8 +178,7 @@ class IndirectAttention(nn.Module):
             bias = None if bias is None else bias.to(q.dtype)
             heads, weights = indirect_attention(q, k, v, bias, mask, dropout_p)
         else:
-            backend = self.backend if self.bias is not None or self.backend == "oracle" else "auto"
-            heads = attend(q, k, v, self.bias, centres, mask, dropout_p, backend=backend)
+            heads = attend(q, k, v, self.bias, centres, mask, dropout_p, backend=self.backend)
         output = self.out_proj(heads.transpose(1, 2).reshape(batch, num_queries, self.embed_dim))
         new_centres = self._moved(centres, output)
         if not self.batch_first:

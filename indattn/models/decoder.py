@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from indattn.attention import IndirectAttention, MLPBias
+from indattn.attention import IndirectAttention, PositionBias
+from indattn.attention.bias import bias_options, make_bias
 
 __all__ = ["Decoder", "DecoderLayer", "DecoderOutput", "ModelConfig"]
 
@@ -25,14 +26,18 @@ class ModelConfig:
         learned_queries: whether each query has a learned embedding.
         content_queries: whether each query adds the content's feature at its position (A.4 of the paper).
         queries: number of queries; ``None``: as many as the content has tokens.
-        bias: ``mlp`` (f of the paper) or ``none``.
-        bias_hidden: hidden units of f.
+        bias: the family of f (:mod:`indattn.attention.bias`): ``mlp`` (the paper's), ``gaussian``, ``fourier``,
+            ``none``, or the import path of an own one.
+        bias_hidden: hidden units of ``mlp``.
+        bias_frequencies: frequencies a head of ``fourier``.
+        bias_columns: ``extra`` or ``inside``: where the columns of a separable f go.
         offset_scale: tokens that count as one unit of offset, for f and g.
         shared_bias: one f for all layers instead of one a layer.
         centre_update: ``additive`` (g moves the centres) or ``none``.
         detach_centres: stop gradients between layers through the centres.
         match_parameters: choose the FFN's width so that every model has as many parameters as the reference
             (:func:`indattn.models.matching.match_parameters`).
+        backend: which code computes the attention (:mod:`indattn.attention.backends`).
     """
 
     name: str = "indirect"
@@ -48,11 +53,14 @@ class ModelConfig:
     queries: int | None = None
     bias: str = "mlp"
     bias_hidden: int = 64
+    bias_frequencies: int = 8
+    bias_columns: str = "extra"
     offset_scale: float = 10.0
     shared_bias: bool = False
     centre_update: str = "additive"
     detach_centres: bool = False
     match_parameters: bool = True
+    backend: str = "auto"
 
     @property
     def ffn_width(self) -> int:
@@ -80,7 +88,7 @@ class DecoderOutput:
 class DecoderLayer(nn.Module):
     """One layer. ``moves_centres`` is false in the last, whose centres nobody reads."""
 
-    def __init__(self, config: ModelConfig, bias: MLPBias | str, moves_centres: bool) -> None:
+    def __init__(self, config: ModelConfig, bias: PositionBias | str, moves_centres: bool) -> None:
         super().__init__()
         width, heads, dropout = config.width, config.heads, config.dropout
         self.pre = config.norm == "pre"
@@ -93,9 +101,12 @@ class DecoderLayer(nn.Module):
             dropout=dropout,
             bias=bias,
             bias_hidden=config.bias_hidden,
+            bias_frequencies=config.bias_frequencies,
+            bias_columns=config.bias_columns,
             offset_scale=config.offset_scale,
             centre_update=config.centre_update if moves_centres else "none",
             detach_centres=config.detach_centres,
+            backend=config.backend,
         )
         self.ffn = nn.Sequential(nn.Linear(width, config.ffn_width), nn.ReLU(), nn.Linear(config.ffn_width, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if config.self_attention else 2))
@@ -127,9 +138,10 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        shared: MLPBias | str = config.bias
-        if config.shared_bias and config.bias == "mlp":
-            shared = MLPBias(config.heads, config.bias_hidden, config.offset_scale)
+        shared: PositionBias | str = config.bias
+        if config.shared_bias and config.bias != "none":
+            options = bias_options(config.bias, config.bias_hidden, config.bias_frequencies)
+            shared = make_bias(config.bias, config.heads, config.offset_scale, **options)
         self.layers = nn.ModuleList(
             DecoderLayer(config, shared, moves_centres=layer < config.layers - 1) for layer in range(config.layers)
         )

@@ -29,6 +29,8 @@ def match_parameters(model_class: type[SequenceModel], task: TaskSide, config: M
         ffn=config.ffn_width,
         bias="mlp",
         bias_hidden=ModelConfig.bias_hidden,
+        bias_columns="extra",
+        backend="auto",
         shared_bias=False,
         centre_update="additive",
         learned_queries=True,
