@@ -114,17 +114,22 @@ keys
     ),
     "bench": Verb(
         "indattn.bench:run",
-        "time a training step of each model, as ratios within one run",
-        """usage: indattn bench step [KEY=VALUE ...]
+        "time attentions, training steps and commands, as ratios within one run",
+        """usage: indattn bench attention | step | startup [KEY=VALUE ...]
 
 examples
-  indattn bench step                                      the paper's size, self-attention on and off
+  indattn bench attention                                 every family and backend against plain attention
+  indattn bench attention attention.lengths=[512,2048,4096] attention.families=[mlp,gaussian] rounds=5
+  indattn bench step                                      a training step, the paper's size, self-attention on and off
   indattn bench step models=[standard,indirect,cross] rounds=20
+  indattn bench startup                                   how long the command line takes to answer
 
 keys
-  models=[...]  rounds=N  steps=N  threads=1  device=auto  task=sorting  size=paper  format=table|csv|json""",
+  rounds=N  threads=1  device=auto  format=table|csv|json  results_dir=results
+  attention.lengths=[...]  .batch  .heads  .head_width  .hidden  .frequencies  .offset_scale  .families  .memory
+  models=[...]  steps=N  task=sorting  size=paper  (of step)""",
         "bench",
-        words=("step",),
+        words=("attention", "step", "startup"),
     ),
 }
 

@@ -44,6 +44,8 @@ def flex_indirect_attention(
         made = content + position(h, j - centres[b, i])
         return made if mask is None else made + mask[b, h, i, j]
 
+    if not torch.is_grad_enabled():  # on a CPU it refuses inputs that only could have gradients
+        q, k, v = q.detach(), k.detach(), v.detach()
     kernel = _kernel(q.device.type)
     output: Tensor = kernel(q, k, v, score_mod=score, scale=scale)
     return output

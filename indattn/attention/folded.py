@@ -14,6 +14,8 @@ __all__ = ["folded_attention"]
 
 #: Head widths that are a multiple of this keep the fused kernels on their fast path.
 WIDTH_MULTIPLE = 8
+#: Elements of q beyond which items of the batch go one after the other, to save memory.
+LARGE = 2**20
 
 
 def folded_attention(
@@ -31,6 +33,18 @@ def folded_attention(
         dropout_p: probability that a weight is dropped.
         scale: factor on ``q . k``.
     """
+    if len(q) > 1 and q.numel() > LARGE and not torch.compiler.is_compiling():
+        # An item at a time: the widened copies and their gradients then live one after the other.
+        parts = [x.expand(len(q), -1, -1, -1).split(1) for x in (q, k, v, u, w)]
+        masks = [None] * len(q) if mask is None else mask.expand(len(q), -1, -1, -1).split(1)
+        items = zip(*parts, masks, strict=True)
+        return torch.cat([_folded(*item, dropout_p, scale) for item in items])
+    return _folded(q, k, v, u, w, mask, dropout_p, scale)
+
+
+def _folded(
+    q: Tensor, k: Tensor, v: Tensor, u: Tensor, w: Tensor, mask: Tensor | None, dropout_p: float, scale: float
+) -> Tensor:
     width = q.shape[-1] + u.shape[-1]
     width += -width % WIDTH_MULTIPLE
     output = F.scaled_dot_product_attention(

@@ -1,26 +1,23 @@
-"""`indattn bench`: what things cost, as medians and ratios measured in one run."""
+"""What a training step of each model costs, and how much of the machine's matrix product rate it reaches."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from indattn.build import build_misalignment, build_model, build_task
 from indattn.config import TrainingConfig, load_option, section
-from indattn.environment import describe, pick_device, set_threads
-from indattn.errors import UserError, nearest
+from indattn.errors import UserError
 from indattn.evaluation import to_device
 from indattn.models.matching import count_parameters
-from indattn.runs import write_json
-from indattn.tables import print_table
 
-__all__ = ["bench_step", "run"]
+__all__ = ["bench_step"]
 
 
 class TrainingStep:
@@ -52,6 +49,23 @@ class TrainingStep:
             torch.cuda.synchronize(self.device)
         return (time.perf_counter() - began) / steps
 
+    def flops(self) -> int:
+        """Floating-point operations of the matrix products of one step."""
+        with FlopCounterMode(display=False) as counter:
+            self.seconds(1)
+        return counter.get_total_flops()
+
+
+def matmul_rate(device: torch.device, size: int = 1024) -> float:
+    """Floating-point operations a second of one large matrix product: the rate nothing here can exceed."""
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    began = time.perf_counter()
+    for _ in range(4):
+        a @ b
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return 4 * 2 * size**3 / (time.perf_counter() - began)
+
 
 def with_model(config: DictConfig, name: str, self_attention: bool) -> DictConfig:
     """The configuration with another file of the group ``model``, sizes kept."""
@@ -67,20 +81,30 @@ def with_model(config: DictConfig, name: str, self_attention: bool) -> DictConfi
 def bench_step(config: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     """Median time of a training step of each model, and the median over rounds of its ratio to the first model.
 
-    Within a round the models take turns, so a machine that slows down slows all of them.
+    Within a round the models and a large matrix product take turns, so a machine that slows down slows all of them.
+
+    Raises:
+        UserError: if no model is named, or there are no steps to time.
     """
+    if not all(isinstance(config[key], ListConfig) and config[key] for key in ("models", "self_attention")):
+        raise UserError("models and self_attention: must be lists, as models=[standard,indirect]")
+    if config.steps < 1:
+        raise UserError(f"steps={config.steps}: must be at least 1")
     rows = []
     for self_attention in config.self_attention:
         steps = {name: TrainingStep(with_model(config, name, self_attention), device) for name in config.models}
         for step in steps.values():
             step.seconds(2)  # warm up
         times: dict[str, list[float]] = {name: [] for name in steps}
+        rates = []
         for _ in tqdm(range(config.rounds), desc=f"self-attention {self_attention}", unit="round", disable=None):
+            rates.append(matmul_rate(device))
             for name, step in steps.items():
                 times[name].append(step.seconds(config.steps))
         first = times[config.models[0]]
         for name, measured in times.items():
             ratios = [a / b for a, b in zip(measured, first, strict=True)]
+            flops = steps[name].flops()
             rows.append(
                 {
                     "task": config.task.name,
@@ -91,28 +115,8 @@ def bench_step(config: DictConfig, device: torch.device) -> list[dict[str, Any]]
                     "ratio": statistics.median(ratios),
                     "ratio_low": min(ratios),
                     "ratio_high": max(ratios),
+                    "gflops": flops / statistics.median(measured) / 1e9,
+                    "of_matmul_rate": statistics.median(flops / t / r for t, r in zip(measured, rates, strict=True)),
                 }
             )
     return rows
-
-
-def run(config: DictConfig) -> None:
-    """The verb ``bench``."""
-    for name in config.bench:
-        if name != "step":
-            raise UserError(f"bench {name!r}: there is none of that name{nearest(name, ['step'])}")
-    if not all(isinstance(config[key], ListConfig) and config[key] for key in ("models", "self_attention")):
-        raise UserError("models and self_attention: must be lists, as models=[standard,indirect]")
-    if config.rounds < 1 or config.steps < 1:
-        raise UserError(f"rounds={config.rounds}, steps={config.steps}: must be at least 1")
-    set_threads(config.threads)
-    device = pick_device(config.device)
-    rows = bench_step(config, device)
-    columns = list(rows[0])
-    print_table(
-        rows, columns, config.format, title="Training step; ratio to the first model, median of rounds (low, high)"
-    )
-    path = Path(config.results_dir) / "tables" / "bench_step.json"
-    write_json(path, {"rows": rows, **describe(device)})
-    if config.format == "table":
-        print(path)

@@ -1,0 +1,55 @@
+"""`indattn bench`: what things cost, as medians and ratios measured in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from omegaconf import DictConfig
+
+from indattn.bench.attention import bench_attention
+from indattn.bench.startup import bench_startup
+from indattn.bench.step import bench_step
+from indattn.environment import describe, pick_device, set_threads
+from indattn.errors import UserError, nearest
+from indattn.runs import atomic, write_json
+from indattn.tables import print_table
+
+__all__ = ["BENCHES", "bench_attention", "bench_startup", "bench_step", "run"]
+
+#: Name, function from configuration and device to rows, and what the table says above it.
+BENCHES: dict[str, tuple[Callable[[DictConfig, torch.device], list[dict[str, Any]]], str]] = {
+    "attention": (bench_attention, "One attention; ratios to plain scaled_dot_product_attention in the same round"),
+    "step": (bench_step, "Training step; ratio to the first model, median of rounds (low, high)"),
+    "startup": (bench_startup, "Whole processes; ratio to an empty Python program, median of rounds"),
+}
+
+
+def run(config: DictConfig) -> None:
+    """The verb ``bench``: measures, prints, and writes table, hardware and (for attention) figure into the tree."""
+    for name in config.bench:
+        if name not in BENCHES:
+            raise UserError(f"bench {name!r}: there is none of that name{nearest(name, BENCHES, all_if_few=5)}")
+    if config.rounds < 1:
+        raise UserError(f"rounds={config.rounds}: must be at least 1")
+    set_threads(config.threads)
+    device = pick_device(config.device)
+    for name in config.bench:
+        bench, title = BENCHES[name]
+        rows = bench(config, device)
+        print_table(rows, list(rows[0]), config.format, title=title)
+        stem = Path(config.results_dir) / "tables" / f"bench_{name}"
+        with atomic(stem.with_suffix(".csv"), "w") as file:
+            pd.DataFrame(rows).to_csv(file, index=False)
+        write_json(stem.with_suffix(".json"), describe(device))
+        written = [stem.with_suffix(".csv")]
+        if name == "attention":
+            from indattn.figures import cost_curves, save
+
+            written += save(cost_curves(pd.DataFrame(rows)), Path(config.results_dir) / "figures" / "bench_attention")
+        if config.format == "table":
+            for path in written:
+                print(path)
