@@ -52,9 +52,7 @@ def test_fast_paths_equal_f(m, n, heads, hidden, scale, seed):
     torch.testing.assert_close(bias.at_positions(m, n), expected[0], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(bias.at_centres(positions.unsqueeze(0), n), expected, rtol=1e-10, atol=1e-10)
     centres = positions + 3 * torch.randn(2, m, dtype=torch.float64)
-    torch.testing.assert_close(
-        bias.at_centres(centres, n), literal(bias, centres, n), rtol=1e-10, atol=1e-10
-    )
+    torch.testing.assert_close(bias.at_centres(centres, n), literal(bias, centres, n), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("scale", [1.0, 10.0])

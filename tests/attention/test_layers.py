@@ -127,9 +127,7 @@ def test_batch_equals_items_one_by_one(bias, moved):
     whole = layer(query, context, content, centres, hidden)
     for item in range(3):
         one = slice(item, item + 1)
-        alone = layer(
-            query[one], context[one], content[one], None if centres is None else centres[one], hidden[one]
-        )
+        alone = layer(query[one], context[one], content[one], None if centres is None else centres[one], hidden[one])
         torch.testing.assert_close(alone.output, whole.output[one])
         if whole.centres is not None:
             torch.testing.assert_close(alone.centres, whole.centres[one])
@@ -164,9 +162,7 @@ def test_plain_positions_are_the_default_centres():
     layer = make_layer()
     query, context, content = make_inputs()
     plain = torch.arange(QUERIES, dtype=torch.float64).expand(BATCH, -1)
-    torch.testing.assert_close(
-        layer(query, context, content).output, layer(query, context, content, plain).output
-    )
+    torch.testing.assert_close(layer(query, context, content).output, layer(query, context, content, plain).output)
     shifted = layer(query, context, content, plain + 1).output
     assert not torch.allclose(shifted, layer(query, context, content).output)
 

@@ -376,9 +376,7 @@ def test_sorting_ceiling_by_enumeration(noise, ties):
 @pytest.mark.parametrize("noise", [0.0, 0.5, 1.0])
 def test_retrieval_ceiling_by_enumeration(noise, placement):
     vocabulary, length = 2, 2
-    task = SequenceRetrieval(
-        vocabulary=vocabulary, query_length=length, reference_length=3, placement=placement
-    )
+    task = SequenceRetrieval(vocabulary=vocabulary, query_length=length, reference_length=3, placement=placement)
     hit, kept = noise / vocabulary, 1 - noise + noise / vocabulary
     joint = defaultdict(Counter)
     words = list(itertools.product(range(vocabulary), repeat=length))
