@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -16,7 +17,7 @@ from indattn.errors import UserError, nearest
 from indattn.runs import Run, atomic, open_run, select_runs
 from indattn.statistics import interquartile_mean, mean_interval
 
-__all__ = ["curve_table", "run", "run_table", "summary"]
+__all__ = ["curve_table", "recording", "run", "run_figures", "run_table", "summary"]
 
 #: Keys that a model's or a run's name already tells, or that only say how it was trained and stopped.
 NAMED = ("noise", "seed", "model._target_", "model.name", "task._target_", "task.name", "misalignment._target_")
@@ -146,6 +147,38 @@ def paired(table: pd.DataFrame, by: list[str], model: str = "indirect") -> pd.Da
     return pd.DataFrame(rows)
 
 
+def describe_run(run: Run) -> str:
+    """A run in a figure's title."""
+    labels = run.labels
+    return f"{labels['task'].replace('_', ' ')}, {labels['model']}, noise {labels['noise']:g}, seed {labels['seed']}"
+
+
+def recording(run: Run, name: str = "recording") -> dict[str, np.ndarray]:
+    """A run's recording; empty if it has none."""
+    path = run.path / f"{name}.npz"
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def run_figures(run: Run) -> None:
+    """Draw a finished run's own figures into its folder."""
+    runs = run_table([run]).assign(variant="")
+    folder = run.path / "figures"
+    figures.save(
+        figures.learning_curves(curve_table([run]).assign(variant=""), runs, "variant", "noise", describe_run(run)),
+        folder / "learning_curve",
+    )
+    after = recording(run)
+    if "bias_function" in after:
+        figures.save(
+            figures.bias_curves(recording(run, "recording_initial"), after, describe_run(run)), folder / "bias"
+        )
+    if "attention" in after:
+        figures.save(figures.attention_maps(after, 0, f"{describe_run(run)}, test example 0"), folder / "attention")
+
+
 class Plotter:
     """Draws the figures that a selection of runs allows.
 
@@ -211,23 +244,23 @@ class Plotter:
     def figure3(self) -> None:
         """The bias of each layer and head, of the first seed of each kind of run that has one."""
         for run in self._representatives():
-            after, before = figures.recording(run), figures.recording(run, "recording_initial")
+            after, before = recording(run), recording(run, "recording_initial")
             if "bias_function" in after and before:
                 self._figure(
-                    figures.bias_curves(before, after, f"Bias f: {figures.describe_run(run)}"),
+                    figures.bias_curves(before, after, f"Bias f: {describe_run(run)}"),
                     f"figure3-{_run_slug(run)}",
                 )
 
     def attention(self) -> None:
         """Attention maps of one test example, of the first seed of each kind of run."""
         for run in self._representatives():
-            recorded = figures.recording(run)
+            recorded = recording(run)
             if "attention" not in recorded:
                 continue
             examples = recorded["attention"].shape[1]
             if not 0 <= self.example < examples:
                 raise UserError(f"example={self.example}: the run keeps examples 0 to {examples - 1}")
-            title = f"Attention: {figures.describe_run(run)}, test example {self.example}"
+            title = f"Attention: {describe_run(run)}, test example {self.example}"
             self._figure(
                 figures.attention_maps(recorded, self.example, title),
                 f"attention-{_run_slug(run)}-example-{self.example}",

@@ -13,7 +13,7 @@ from hydra import initialize_config_dir
 from indattn import figures
 from indattn.cli import main
 from indattn.config import configs_dir
-from indattn.plot import Plotter, curve_table, paired, run_table, summary
+from indattn.plot import Plotter, curve_table, paired, recording, run_table, summary
 from indattn.runs import find_runs
 from indattn.training import train
 
@@ -146,7 +146,7 @@ def test_a_single_seed_has_no_band(tree):
 
 def test_bias_figure_shows_a_panel_a_layer_and_head_before_and_after(tree):
     run = find_runs(tree, "synthetic", "indirect", 0.5, 0)[0]
-    before, after = figures.recording(run, "recording_initial"), figures.recording(run)
+    before, after = recording(run, "recording_initial"), recording(run)
     figure = figures.bias_curves(before, after, "title")
     assert len(figure.axes) == 2 * 2
     drawn = figure.axes[0].lines[1].get_ydata()
@@ -157,7 +157,7 @@ def test_bias_figure_shows_a_panel_a_layer_and_head_before_and_after(tree):
 
 def test_first_layers_bias_has_no_spread_over_the_data(tree):
     run = find_runs(tree, "synthetic", "indirect", 0.5, 0)[0]
-    after = figures.recording(run)
+    after = recording(run)
     assert after["bias_std"][0].max() < 1e-6
     np.testing.assert_allclose(after["bias_mean"][0], after["bias_function"][0], atol=1e-5)
 
