@@ -10,10 +10,8 @@ import sys
 import pytest
 from hydra import compose as compose_config
 from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from indattn.cli import main
 from indattn.config import configs_dir
 from indattn.errors import UserError
 from indattn.runs import FORMAT, Run
@@ -21,29 +19,6 @@ from indattn.training import train
 
 SIZE = ["model.layers=1", "model.width=8", "model.heads=2", "training.batch_size=4", "training.steps=2"]
 SIZE += ["training.evaluate_every=2", "task.validation_size=8", "task.test_size=8", "figures=false", "threads=1"]
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Run ``indattn ...`` in this process: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("INDATTN_RESULTS", raising=False)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)  # threads=auto is one
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["indattn", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            GlobalHydra.instance().clear()
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def one_line(command, *arguments):

@@ -12,39 +12,15 @@ import sys
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 
 import indattn
-from indattn.cli import VERBS, main
+from indattn.cli import VERBS
 from indattn.config import group_options
 from indattn.environment import set_threads
 from indattn.training import Trainer
 
 TINY = ["model.layers=1", "model.width=8", "model.heads=2", "task.n=4", "training.batch_size=4", "training.steps=4"]
 TINY += ["training.evaluate_every=2", "task.validation_size=8", "task.test_size=8", "figures=false"]
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Run ``indattn ...`` in this process: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("INDATTN_RESULTS", raising=False)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)  # threads=auto is one
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["indattn", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            GlobalHydra.instance().clear()
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def python(code, *arguments, **options):

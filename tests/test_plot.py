@@ -11,7 +11,6 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from indattn import figures
-from indattn.cli import main
 from indattn.config import configs_dir
 from indattn.plot import Plotter, curve_table, paired, recording, run_table, summary
 from indattn.runs import find_runs
@@ -48,19 +47,9 @@ def tree(tmp_path_factory):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path, tree):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["indattn", *arguments, f"results_dir={tree}"])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return run
+def command(command, tree):
+    """The command, on the tree."""
+    return lambda *arguments: command(*arguments, f"results_dir={tree}")
 
 
 def test_every_figure_is_drawn_without_weights(command, tree):
