@@ -8,7 +8,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -250,7 +250,10 @@ def _run_verb(name: str, arguments: Sequence[str]) -> None:
     argparse_error = argparse.ArgumentParser.error
     argparse.ArgumentParser.error = _argparse_error  # type: ignore[method-assign, assignment]
     try:
-        hydra_app(name)()
+        with _failed_members() as failed:
+            hydra_app(name)()
+        if failed:
+            raise failed[0]
     except Exception as error:
         if isinstance(error, UserError):
             raise
@@ -268,6 +271,31 @@ _started: list[str] = []
 
 def _argparse_error(parser: argparse.ArgumentParser, message: str) -> None:
     raise UserError(f"{message}; indattn VERB --help shows what a verb takes")
+
+
+@contextlib.contextmanager
+def _failed_members() -> Iterator[list[SweepMemberError]]:
+    """The members of a sweep that failed and have said so, once it is over.
+
+    Hydra reads what its jobs returned after all of them ran, in this process also when they ran in others. At the
+    first that failed it would print a line of its own and read no further.
+    """
+    from hydra.core.utils import JobReturn
+
+    failed: list[SweepMemberError] = []
+    hydras: Any = JobReturn.return_value
+
+    def return_value(job: JobReturn) -> Any:
+        if isinstance(job._return_value, SweepMemberError):
+            failed.append(job._return_value)
+            return None
+        return hydras.fget(job)
+
+    JobReturn.return_value = property(return_value, hydras.fset)  # type: ignore[method-assign, assignment]
+    try:
+        yield failed
+    finally:
+        JobReturn.return_value = hydras  # type: ignore[method-assign]
 
 
 def hydra_app(name: str) -> Callable[[], Any]:
