@@ -100,6 +100,39 @@ def test_a_value_that_cannot_be_is_named(command, tmp_path, override, parts):
     assert os.listdir(tmp_path) == []
 
 
+ADDED = [
+    (["train", "+foo=1"], ["foo: no such key"]),
+    (["train", "+nois=0.5"], ["nois: no such key", "'noise'"]),
+    (["train", "+widht=8"], ["widht: no such key", "'model.width'"]),
+    (["train", "++foo.bar=1"], ["foo: no such key"]),
+    (["train", "+model@other=cross"], ["other: no such key"]),
+    (["train", "+training.setps=3"], ["training.setps: no such key", "'steps'"]),
+    (["train", "+task.foo=1"], ["task.foo: no such key", "train_size"]),
+    (["train", "+task.kind=shuffle"], ["task.kind: no such key"]),
+    (["train", "+misalignment.noise=1"], ["misalignment.noise: no such key"]),
+    (["train", "+noise=0.5"], ["++noise=0.5"]),
+    (["bench", "+rouns=1"], ["rouns: no such key", "'rounds'"]),
+    (["evaluate", "+nois=1"], ["nois: no such key", "'noise'"]),
+    (["plot", "+sede=1"], ["sede: no such key", "'seed'"]),
+    (["show", "+fromat=csv"], ["fromat: no such key", "'format'"]),
+    (["show", "+where.foo=1"], ["foo: no such key"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "parts"), ADDED, ids=[" ".join(arguments) for arguments, _ in ADDED])
+def test_an_added_key_that_nothing_reads(command, tmp_path, arguments, parts):
+    """Hydra lets + add any key: one that nothing reads would be left out in silence."""
+    line = one_line(command, *arguments, *(SIZE if arguments[0] == "train" else ()))
+    for part in parts:
+        assert part in line
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_added_key_in_a_sweep_is_refused_once(command, tmp_path):
+    assert "foo: no such key" in one_line(command, "train", "-m", *SIZE, "task.n=4", "+foo=1", "seed=0,1")
+    assert not (tmp_path / "results" / "runs").exists()
+
+
 #: More of them, without the command around: it says of all of them what it says of those above.
 MORE_VALUES = [
     ("model.bias=mpl", ["model.bias", "'mlp'", "'none'"]),

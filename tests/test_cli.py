@@ -150,6 +150,14 @@ def test_a_folder_of_configurations_of_ones_own(command, tmp_path):
     assert "width: 4" in out
 
 
+def test_a_group_of_ones_own_is_added_with_a_plus(command, tmp_path):
+    (tmp_path / "mine" / "luck").mkdir(parents=True)
+    (tmp_path / "mine" / "luck" / "good.yaml").write_text("# @package _global_\nseed: 7\n")
+    code, _, err = command("train", "--config-dir", "mine", *TINY, "+luck=good", "++noise=0.5")
+    assert (code, err) == (0, "")
+    assert set(done(tmp_path / "results")) == {("indirect", 0.5, 7)}
+
+
 def test_the_environment_moves_the_results(command, monkeypatch, tmp_path):
     monkeypatch.setenv("INDATTN_RESULTS", str(tmp_path / "elsewhere"))
     code, _, err = command("train", *TINY)
