@@ -90,7 +90,8 @@ examples
 Figures (PNG and PDF) go to <results_dir>/figures, the numbers in them to <results_dir>/tables. No weights are read.
 
 keys
-  task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  run=PATH  example=0  results_dir=results""",
+  task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  or in their place run=PATH|[...]
+  example=0  results_dir=results""",
         "figure",
         filters=True,
         words=("curves", "noise", "figure2", "figure3", "attention"),
@@ -107,7 +108,7 @@ examples
   indattn show results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d
 
 keys
-  task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  state=done|unfinished|started
+  task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  state=done|unfinished|started  (without RUN)
   format=table|csv|json  results_dir=results""",
         "run",
         filters=True,

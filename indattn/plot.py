@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from indattn import figures
 from indattn.config import IDENTITY, NOT_IDENTITY
 from indattn.errors import UserError, nearest
-from indattn.runs import Run, atomic, open_run, select_runs
+from indattn.runs import Run, atomic, named_runs, select_runs
 from indattn.statistics import interquartile_mean, mean_interval
 
 __all__ = ["curve_table", "recording", "run", "run_figures", "run_table", "summary"]
@@ -319,13 +319,10 @@ def run(config: DictConfig) -> None:
     for name in names:
         if name not in FIGURES:
             raise UserError(f"figure {name!r}: there is none of that name{nearest(name, FIGURES)}")
-    if config.run:
-        paths = list(config.run) if isinstance(config.run, ListConfig) else [config.run]
-        runs = [open_run(path) for path in paths]
-        for one in runs:
-            one.result()
-    else:
-        runs = select_runs(config)
+    runs = named_runs(config)
+    for one in runs:
+        one.result()
+    runs = runs or select_runs(config)
     unfinished = sum(not one.done for one in runs)
     if unfinished:
         print(f"{unfinished} of {len(runs)} runs are not done and left out", file=sys.stderr)

@@ -429,6 +429,24 @@ def test_show_with_bad_values(command, tmp_path, arguments, parts):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "filters"),
+    [
+        (["show", "RUN", "noise=0.5"], "noise=0.5"),
+        (["show", "RUN", "task=synthetic", "state=done"], "task=synthetic state=done"),
+        (["plot", "curves", "run=RUN", "model=standard"], "model=standard"),
+        (["plot", "run=[RUN]", "seed=[0,1]"], "seed=[0, 1]"),
+    ],
+    ids=["show", "show, two filters", "plot", "plot, lists"],
+)
+def test_filters_beside_the_folder_of_a_run(command, finished, tmp_path, arguments, filters):
+    path = str(finished.path.relative_to(tmp_path))
+    line = one_line(command, *(argument.replace("RUN", path) for argument in arguments))
+    assert f"{filters}: cannot be combined" in line
+    assert path in line
+    assert os.listdir(tmp_path / "results") == ["runs"]
+
+
 def test_show_lists_a_damaged_run_among_the_others(command, finished, compose):
     other = Run.of(compose(*SIZE, "task.n=4", "seed=1"))
     train(compose(*SIZE, "task.n=4", "seed=1"))
