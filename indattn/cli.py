@@ -76,7 +76,8 @@ keys
 
 figures
   curves      accuracy against steps, mean and 95% band over seeds
-  noise       accuracy and steps to 0.9 against noise
+  noise       accuracy and steps to 0.9 against noise; of variants, the one nearest to the defaults is
+              noise-TASK, and the names of the others say in what they differ from it
   figure2     the paper's figure 2 under every reading there are runs of
   figure3     the bias f of each layer and head, before and after training
   attention   attention maps of chosen examples

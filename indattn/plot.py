@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from indattn import figures
-from indattn.config import IDENTITY, NOT_IDENTITY
+from indattn.config import IDENTITY, NOT_IDENTITY, configs_dir, group_options
 from indattn.errors import UserError, nearest
 from indattn.runs import Run, atomic, named_runs, select_runs
 from indattn.statistics import interquartile_mean, mean_interval
@@ -79,12 +82,27 @@ def _variants(table: pd.DataFrame, settings: list[dict[str, Any]]) -> list[str]:
     labels = []
     for i, row in table.iterrows():
         chosen = sorted(differing.get(row["task"], ()))
-        parts = [
-            f"{key.removeprefix('model.').removeprefix('task.').removeprefix('training.')}={settings[int(str(i))].get(key)}"
-            for key in chosen
-        ]
-        labels.append(", ".join(parts).replace("=True", "=true").replace("=False", "=false").replace("=None", "=null"))
+        labels.append(", ".join(_setting(key, settings[int(str(i))].get(key)) for key in chosen))
     return labels
+
+
+def _setting(key: str, value: Any) -> str:
+    short = "kind" if key == "misalignment.kind" else key
+    for section in ("model.", "task.", "training."):
+        short = short.removeprefix(section)
+    if value is None or isinstance(value, bool):
+        value = {True: "true", False: "false", None: "null"}[value]
+    return f"{short}={value}"
+
+
+def _default_settings(task: str) -> set[str]:
+    """What a run of a task is by default, each setting as in a variant; nothing for a task that has no file."""
+    if task not in group_options("task"):
+        return set()
+    started = GlobalHydra.instance().is_initialized()  # by the command
+    with contextlib.nullcontext() if started else initialize_config_dir(str(configs_dir()), version_base="1.3"):
+        config = compose("train", overrides=[f"task={task}"])
+    return {_setting(key, value) for key, value in _flat_identity(config).items()}
 
 
 def curve_table(runs: list[Run]) -> pd.DataFrame:
@@ -202,21 +220,33 @@ class Plotter:
             self._figure(figure, f"curves-{task}")
 
     def noise(self) -> None:
-        """Score against noise, a figure a task, kind and variant with at least two levels."""
-        for (task, kind, variant), table in self.table.groupby(["task", "kind", "variant"]):
-            if table["noise"].nunique() < 2:
-                continue
-            several = self.table[self.table["task"] == task].groupby(["kind", "variant"]).ngroups > 1
-            name = f"noise-{task}" + (f"-{kind}-{_slug(str(variant))}" if several else "")
-            title = f"{str(task).replace('_', ' ')}, kind {kind}" + (f", {variant}" if variant else "")
-            self._figure(figures.noise_curve(table, title), name)
-            self._table(summary(table, ["task", "kind", "noise", "model"]), name)
-            self._table(paired(table, ["task", "kind", "noise"]), f"{name}-paired")
-            self._table(table.drop(columns=["path", "variant"]), f"{name}-runs")
-            self._table(
-                self._curves(table)[["model", "noise", "seed", "step", "accuracy", "loss", "train_loss"]],
-                f"{name}-curves",
-            )
+        """Score against noise, a figure a task, kind and variant with at least two levels.
+
+        The variant nearest to the defaults (of those, the one with most runs) is ``noise-<task>`` whatever else is
+        there; the names of the others say in what they differ from it.
+        """
+        for task, of_task in self.table.groupby("task"):
+            drawn = {}
+            for (kind, variant), table in of_task.groupby(["kind", "variant"]):
+                if table["noise"].nunique() > 1:
+                    settings = [f"kind={kind}", *(str(variant).split(", ") if variant else ())]
+                    drawn[tuple(dict.fromkeys(settings))] = table
+            default = _default_settings(str(task)) if len(drawn) > 1 else set()
+            plain = min(drawn, key=lambda v: (len(set(v) - default), -len(drawn[v]), v), default=())
+            for variant, table in drawn.items():
+                name = "-".join([f"noise-{task}", *(_slug(setting) for setting in variant if setting not in plain)])
+                title = ", ".join([str(task).replace("_", " "), *variant]).replace("kind=", "kind ", 1)
+                self._noise(name, table, title)
+
+    def _noise(self, name: str, table: pd.DataFrame, title: str) -> None:
+        self._figure(figures.noise_curve(table, title), name)
+        self._table(summary(table, ["task", "kind", "noise", "model"]), name)
+        self._table(paired(table, ["task", "kind", "noise"]), f"{name}-paired")
+        self._table(table.drop(columns=["path", "variant"]), f"{name}-runs")
+        self._table(
+            self._curves(table)[["model", "noise", "seed", "step", "accuracy", "loss", "train_loss"]],
+            f"{name}-curves",
+        )
 
     def figure2(self) -> None:
         """The paper's two tasks without noise: learning curves, scores and paired differences by reading."""
@@ -293,10 +323,7 @@ class Plotter:
 
 
 def _slug(text: str) -> str:
-    return (
-        "".join(c if c.isalnum() or c in "._" else "-" for c in text.replace("=", "-")).strip("-").replace("--", "-")
-        or "default"
-    )
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in text)
 
 
 def _run_slug(run: Run) -> str:
