@@ -8,7 +8,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,8 @@ keys
 
 figures
   curves      accuracy against steps, mean and 95% band over seeds
-  noise       accuracy and steps to 0.9 against noise
+  noise       accuracy and steps to 0.9 against noise; of variants, the one nearest to the defaults is
+              noise-TASK, and the names of the others say in what they differ from it
   figure2     the paper's figure 2 under every reading there are runs of
   figure3     the bias f of each layer and head, before and after training
   attention   attention maps of chosen examples
@@ -90,7 +91,8 @@ examples
 Figures (PNG and PDF) go to <results_dir>/figures, the numbers in them to <results_dir>/tables. No weights are read.
 
 keys
-  task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  run=PATH  example=0  results_dir=results""",
+  task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  or in their place run=PATH|[...]
+  example=0  results_dir=results""",
         "figure",
         filters=True,
         words=("curves", "noise", "figure2", "figure3", "attention"),
@@ -107,7 +109,7 @@ examples
   indattn show results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d
 
 keys
-  task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  state=done|unfinished|started
+  task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  state=done|unfinished|started  (without RUN)
   format=table|csv|json  results_dir=results""",
         "run",
         filters=True,
@@ -148,6 +150,8 @@ TAKES_A_WORD = (
     "--info",
     "-i",
 )
+
+GROUPS = ("model", "task", "misalignment", "size", "experiment")
 
 HELP = """indattn: reproduce, test and extend indirect attention (arXiv 2509.26015)
 
@@ -226,7 +230,7 @@ def _verb_help(name: str) -> str:
         tree = Path(__file__).resolve().parent / "configs"
         tree = tree if tree.is_dir() else tree.parent.parent / "configs"
         lines += ["", "groups (choose with GROUP=NAME)"]
-        for group in ("model", "task", "misalignment", "size", "experiment"):
+        for group in GROUPS:
             options = sorted(path.stem for path in (tree / group).glob("*.yaml") if path.stem[0] != "_")
             lines.append(f"  {group:<13} {', '.join(options)}")
     return "\n".join(lines)
@@ -255,7 +259,10 @@ def _run_verb(name: str, arguments: Sequence[str]) -> None:
     argparse_error = argparse.ArgumentParser.error
     argparse.ArgumentParser.error = _argparse_error  # type: ignore[method-assign, assignment]
     try:
-        hydra_app(name)()
+        with _failed_members() as failed:
+            hydra_app(name)()
+        if failed:
+            raise failed[0]
     except Exception as error:
         if isinstance(error, UserError):
             raise
@@ -275,6 +282,34 @@ def _argparse_error(parser: argparse.ArgumentParser, message: str) -> None:
     raise UserError(f"{message}; indattn VERB --help shows what a verb takes")
 
 
+@contextlib.contextmanager
+def _failed_members() -> Iterator[list[SweepMemberError]]:
+    """The members of a sweep that failed and have said so, once it is over.
+
+    Hydra reads what its jobs returned after all of them ran, in this process also when they ran in others. At the
+    first that failed it would print a line of its own and read no further.
+    """
+    from hydra.core.utils import JobReturn
+
+    failed: list[SweepMemberError] = []
+    hydras: Any = JobReturn.return_value
+
+    def return_value(job: JobReturn) -> Any:
+        value = job._return_value
+        if isinstance(value, SweepMemberError):
+            failed.append(value)
+            return None
+        if isinstance(value, UserError):  # not said yet: once for the whole sweep
+            raise value
+        return hydras.fget(job)
+
+    JobReturn.return_value = property(return_value, hydras.fset)  # type: ignore[method-assign, assignment]
+    try:
+        yield failed
+    finally:
+        JobReturn.return_value = hydras  # type: ignore[method-assign]
+
+
 def hydra_app(name: str) -> Callable[[], Any]:
     """The verb as a Hydra application that reads ``sys.argv``."""
     import hydra
@@ -292,6 +327,7 @@ def hydra_app(name: str) -> Callable[[], Any]:
         _started.append(name)
         module, _, function = VERBS[name].function.partition(":")
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        _check_keys(name, config)
         try:
             return getattr(importlib.import_module(module), function)(config)
         except Interrupted as error:
@@ -320,7 +356,6 @@ def _translate(name: str, error: Exception) -> UserError | None:
     if not early and not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     text = str(error)
-    groups = ("model", "task", "misalignment", "size", "experiment")
     if match := re.search(
         r"Could not (?:find|load) '([\w/]+)/([^']*)'|In '[^']+': Could not find '([\w/]+)/([^']*)'", text
     ):
@@ -330,43 +365,66 @@ def _translate(name: str, error: Exception) -> UserError | None:
         options = [option for option in group_options(group) if option[0] != "_"]
         return UserError(f"{group}={option}: no such {group}{nearest(option, options)}")
     if "Config group override" in text:
-        wrong = [a for a in sys.argv[1:] if a.partition("=")[0] in groups and a.partition("=")[2] in ("null", "", "[]")]
+        wrong = [a for a in sys.argv[1:] if a.partition("=")[0] in GROUPS and a.partition("=")[2] in ("null", "", "[]")]
         return UserError(
             f"{' '.join(wrong) or text}: a group takes the name of one of its files; see indattn {name} --help"
         )
     if match := re.search(r"Could not override '([^']+)'", text):
-        from indattn.config import nearest_key
-
-        key = match[1].removeprefix("where.")
-        known = {known.removeprefix("where.") for known in _known_keys(name)}
-        return UserError(f"{key}: no such key{nearest_key(key, known | set(groups))}")
+        return _no_such_key(match[1], {*_known_keys(name), *GROUPS})
     return UserError(" ".join(text.split()))
+
+
+def _no_such_key(key: str, known: Iterable[str]) -> UserError:
+    from indattn.config import nearest_key
+
+    key = key.removeprefix("where.")
+    return UserError(f"{key}: no such key{nearest_key(key, (name.removeprefix('where.') for name in known))}")
+
+
+def _check_keys(name: str, config: Any) -> None:
+    """Refuse keys that the verb does not read: one added with Hydra's ``+``, or by a file of one's own.
+
+    The sections that describe a run are left to :func:`indattn.config.section`, which knows their keys.
+    """
+    from omegaconf import OmegaConf
+
+    from indattn.config import IDENTITY, configs_dir
+
+    own = set(_dotted_keys(OmegaConf.load(configs_dir() / f"{name}.yaml")))
+    sections = IDENTITY if name in ("train", "bench") else ()
+    keys = _dotted_keys(config)
+    known = [key for key in keys if key in own or key.partition(".")[0] in sections]
+    for key in keys:
+        if key not in known:
+            raise _no_such_key(key, known)
+
+
+def _dotted_keys(node: Any, prefix: str = "") -> list[str]:
+    from omegaconf import DictConfig
+
+    keys = []
+    for key in node:
+        keys.append(f"{prefix}{key}")
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+            keys += _dotted_keys(child, f"{prefix}{key}.")
+    return keys
 
 
 def _known_keys(name: str) -> list[str]:
     """Dotted keys of the verb's composed configuration, as far as it composes without the faulty override."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import DictConfig
 
     from indattn.config import configs_dir
-
-    def walk(node: Any, prefix: str) -> list[str]:
-        keys = []
-        for key in node:
-            keys.append(f"{prefix}{key}")
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
-                keys += walk(child, f"{prefix}{key}.")
-        return keys
 
     chosen = [a for a in sys.argv[1:] if a.startswith("task=") and "," not in a]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(configs_dir()), version_base="1.3"):
         try:
-            return walk(compose(name, overrides=chosen), "")
+            return _dotted_keys(compose(name, overrides=chosen))
         except Exception:
-            return walk(compose(name), "")
+            return _dotted_keys(compose(name))
 
 
 def _complete(arguments: Sequence[str]) -> None:

@@ -161,7 +161,7 @@ def section(schema: type[T], values: Any, where: str, extra: dict[str, Any] | No
         schema: the dataclass.
         values: the section.
         where: its name, for messages.
-        extra: values that come from elsewhere in the configuration.
+        extra: values that come from elsewhere in the configuration, never from the section.
 
     Raises:
         UserError: for an unknown key or a value of the wrong type.
@@ -169,15 +169,19 @@ def section(schema: type[T], values: Any, where: str, extra: dict[str, Any] | No
     if not isinstance(values, Mapping):
         raise UserError(f"{where}={values}: must be a section with keys of its own, as {where}.KEY=VALUE")
     content = OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig) else dict(values)
-    known = {f.name: f for f in dataclasses.fields(typing.cast(Any, schema)) if f.init}
-    merged = {str(key): value for key, value in typing.cast(dict, content).items()} | (extra or {})
-    for key, value in merged.items():
+    extra = extra or {}
+    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, schema)) if f.init}
+    given = {str(key): value for key, value in typing.cast(dict, content).items()}
+    known = fields.keys() - extra.keys()
+    for key in given:
         if key not in known:
             raise UserError(f"{where}.{key}: no such key{nearest(key, known, all_if_few=20)}")
+    merged = given | extra
+    for key, value in merged.items():
         try:
             OmegaConf.merge(OmegaConf.structured(schema), {key: value})
         except OmegaConfBaseException as error:
-            kind = known[key].type
+            kind = fields[key].type
             raise UserError(f"{where}.{key}={value}: must be of type {kind}") from error
     return typing.cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), merged)))
 
@@ -194,9 +198,13 @@ def as_floats(config: DictConfig, where: str, schema: type) -> None:
 
 
 def construct(config: DictConfig, base: type[T], where: str, extra: dict[str, Any] | None = None) -> T:
-    """The object a section describes: its class is at ``_target_``, its other keys are the arguments."""
+    """The object a section describes: its class is at ``_target_``, its other keys are the arguments.
+
+    ``name`` or ``kind`` repeats a constant of the class and is no argument.
+    """
     cls = locate(config.get("_target_", ""), base, f"{where}._target_")
-    arguments = {key: config[key] for key in config if key not in ("_target_", "name", "kind")}
+    labels = [key for key in ("name", "kind") if hasattr(cls, key)]
+    arguments = {key: config[key] for key in config if key not in ("_target_", *labels)}
     return section(cls, OmegaConf.create(arguments), where, extra)
 
 

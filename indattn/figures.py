@@ -20,10 +20,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from indattn.runs import Run, atomic
+from indattn.runs import atomic
 from indattn.statistics import mean_interval
 
-__all__ = ["attention_maps", "bias_curves", "cost_curves", "learning_curves", "noise_curve", "run_figures", "save"]
+__all__ = ["attention_maps", "bias_curves", "cost_curves", "learning_curves", "noise_curve", "save"]
 
 STYLES = {
     "indirect": ("#D55E00", "o", "-"),
@@ -381,35 +381,3 @@ def cost_curves(rows: pd.DataFrame) -> Figure:
             axes.set_title(f"{what}, {name.replace('+', ' + ')}")
         _shared_legend(figure, list(grid[0]))
     return figure
-
-
-def describe_run(run: Run) -> str:
-    """A run in a figure's title."""
-    labels = run.labels
-    return f"{labels['task'].replace('_', ' ')}, {labels['model']}, noise {labels['noise']:g}, seed {labels['seed']}"
-
-
-def recording(run: Run, name: str = "recording") -> dict[str, np.ndarray]:
-    """A run's recording; empty if it has none."""
-    path = run.path / f"{name}.npz"
-    if not path.is_file():
-        return {}
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
-
-
-def run_figures(run: Run) -> None:
-    """Draw a finished run's own figures into its folder."""
-    from indattn.plot import curve_table, run_table
-
-    runs = run_table([run]).assign(variant="")
-    folder = run.path / "figures"
-    save(
-        learning_curves(curve_table([run]).assign(variant=""), runs, "variant", "noise", describe_run(run)),
-        folder / "learning_curve",
-    )
-    after = recording(run)
-    if "bias_function" in after:
-        save(bias_curves(recording(run, "recording_initial"), after, describe_run(run)), folder / "bias")
-    if "attention" in after:
-        save(attention_maps(after, 0, f"{describe_run(run)}, test example 0"), folder / "attention")

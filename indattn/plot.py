@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
 
 from indattn import figures
-from indattn.config import IDENTITY, NOT_IDENTITY
+from indattn.config import IDENTITY, NOT_IDENTITY, configs_dir, group_options
 from indattn.errors import UserError, nearest
-from indattn.runs import Run, atomic, open_run, select_runs
+from indattn.runs import Run, atomic, named_runs, select_runs
 from indattn.statistics import interquartile_mean, mean_interval
 
-__all__ = ["curve_table", "run", "run_table", "summary"]
+__all__ = ["curve_table", "recording", "run", "run_figures", "run_table", "summary"]
 
 #: Keys that a model's or a run's name already tells, or that only say how it was trained and stopped.
 NAMED = ("noise", "seed", "model._target_", "model.name", "task._target_", "task.name", "misalignment._target_")
@@ -78,12 +82,27 @@ def _variants(table: pd.DataFrame, settings: list[dict[str, Any]]) -> list[str]:
     labels = []
     for i, row in table.iterrows():
         chosen = sorted(differing.get(row["task"], ()))
-        parts = [
-            f"{key.removeprefix('model.').removeprefix('task.').removeprefix('training.')}={settings[int(str(i))].get(key)}"
-            for key in chosen
-        ]
-        labels.append(", ".join(parts).replace("=True", "=true").replace("=False", "=false").replace("=None", "=null"))
+        labels.append(", ".join(_setting(key, settings[int(str(i))].get(key)) for key in chosen))
     return labels
+
+
+def _setting(key: str, value: Any) -> str:
+    short = "kind" if key == "misalignment.kind" else key
+    for section in ("model.", "task.", "training."):
+        short = short.removeprefix(section)
+    if value is None or isinstance(value, bool):
+        value = {True: "true", False: "false", None: "null"}[value]
+    return f"{short}={value}"
+
+
+def _default_settings(task: str) -> set[str]:
+    """What a run of a task is by default, each setting as in a variant; nothing for a task that has no file."""
+    if task not in group_options("task"):
+        return set()
+    started = GlobalHydra.instance().is_initialized()  # by the command
+    with contextlib.nullcontext() if started else initialize_config_dir(str(configs_dir()), version_base="1.3"):
+        config = compose("train", overrides=[f"task={task}"])
+    return {_setting(key, value) for key, value in _flat_identity(config).items()}
 
 
 def curve_table(runs: list[Run]) -> pd.DataFrame:
@@ -146,6 +165,38 @@ def paired(table: pd.DataFrame, by: list[str], model: str = "indirect") -> pd.Da
     return pd.DataFrame(rows)
 
 
+def describe_run(run: Run) -> str:
+    """A run in a figure's title."""
+    labels = run.labels
+    return f"{labels['task'].replace('_', ' ')}, {labels['model']}, noise {labels['noise']:g}, seed {labels['seed']}"
+
+
+def recording(run: Run, name: str = "recording") -> dict[str, np.ndarray]:
+    """A run's recording; empty if it has none."""
+    path = run.path / f"{name}.npz"
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def run_figures(run: Run) -> None:
+    """Draw a finished run's own figures into its folder."""
+    runs = run_table([run]).assign(variant="")
+    folder = run.path / "figures"
+    figures.save(
+        figures.learning_curves(curve_table([run]).assign(variant=""), runs, "variant", "noise", describe_run(run)),
+        folder / "learning_curve",
+    )
+    after = recording(run)
+    if "bias_function" in after:
+        figures.save(
+            figures.bias_curves(recording(run, "recording_initial"), after, describe_run(run)), folder / "bias"
+        )
+    if "attention" in after:
+        figures.save(figures.attention_maps(after, 0, f"{describe_run(run)}, test example 0"), folder / "attention")
+
+
 class Plotter:
     """Draws the figures that a selection of runs allows.
 
@@ -169,21 +220,33 @@ class Plotter:
             self._figure(figure, f"curves-{task}")
 
     def noise(self) -> None:
-        """Score against noise, a figure a task, kind and variant with at least two levels."""
-        for (task, kind, variant), table in self.table.groupby(["task", "kind", "variant"]):
-            if table["noise"].nunique() < 2:
-                continue
-            several = self.table[self.table["task"] == task].groupby(["kind", "variant"]).ngroups > 1
-            name = f"noise-{task}" + (f"-{kind}-{_slug(str(variant))}" if several else "")
-            title = f"{str(task).replace('_', ' ')}, kind {kind}" + (f", {variant}" if variant else "")
-            self._figure(figures.noise_curve(table, title), name)
-            self._table(summary(table, ["task", "kind", "noise", "model"]), name)
-            self._table(paired(table, ["task", "kind", "noise"]), f"{name}-paired")
-            self._table(table.drop(columns=["path", "variant"]), f"{name}-runs")
-            self._table(
-                self._curves(table)[["model", "noise", "seed", "step", "accuracy", "loss", "train_loss"]],
-                f"{name}-curves",
-            )
+        """Score against noise, a figure a task, kind and variant with at least two levels.
+
+        The variant nearest to the defaults (of those, the one with most runs) is ``noise-<task>`` whatever else is
+        there; the names of the others say in what they differ from it.
+        """
+        for task, of_task in self.table.groupby("task"):
+            drawn = {}
+            for (kind, variant), table in of_task.groupby(["kind", "variant"]):
+                if table["noise"].nunique() > 1:
+                    settings = [f"kind={kind}", *(str(variant).split(", ") if variant else ())]
+                    drawn[tuple(dict.fromkeys(settings))] = table
+            default = _default_settings(str(task)) if len(drawn) > 1 else set()
+            plain = min(drawn, key=lambda v: (len(set(v) - default), -len(drawn[v]), v), default=())
+            for variant, table in drawn.items():
+                name = "-".join([f"noise-{task}", *(_slug(setting) for setting in variant if setting not in plain)])
+                title = ", ".join([str(task).replace("_", " "), *variant]).replace("kind=", "kind ", 1)
+                self._noise(name, table, title)
+
+    def _noise(self, name: str, table: pd.DataFrame, title: str) -> None:
+        self._figure(figures.noise_curve(table, title), name)
+        self._table(summary(table, ["task", "kind", "noise", "model"]), name)
+        self._table(paired(table, ["task", "kind", "noise"]), f"{name}-paired")
+        self._table(table.drop(columns=["path", "variant"]), f"{name}-runs")
+        self._table(
+            self._curves(table)[["model", "noise", "seed", "step", "accuracy", "loss", "train_loss"]],
+            f"{name}-curves",
+        )
 
     def figure2(self) -> None:
         """The paper's two tasks without noise: learning curves, scores and paired differences by reading."""
@@ -211,23 +274,23 @@ class Plotter:
     def figure3(self) -> None:
         """The bias of each layer and head, of the first seed of each kind of run that has one."""
         for run in self._representatives():
-            after, before = figures.recording(run), figures.recording(run, "recording_initial")
+            after, before = recording(run), recording(run, "recording_initial")
             if "bias_function" in after and before:
                 self._figure(
-                    figures.bias_curves(before, after, f"Bias f: {figures.describe_run(run)}"),
+                    figures.bias_curves(before, after, f"Bias f: {describe_run(run)}"),
                     f"figure3-{_run_slug(run)}",
                 )
 
     def attention(self) -> None:
         """Attention maps of one test example, of the first seed of each kind of run."""
         for run in self._representatives():
-            recorded = figures.recording(run)
+            recorded = recording(run)
             if "attention" not in recorded:
                 continue
             examples = recorded["attention"].shape[1]
             if not 0 <= self.example < examples:
                 raise UserError(f"example={self.example}: the run keeps examples 0 to {examples - 1}")
-            title = f"Attention: {figures.describe_run(run)}, test example {self.example}"
+            title = f"Attention: {describe_run(run)}, test example {self.example}"
             self._figure(
                 figures.attention_maps(recorded, self.example, title),
                 f"attention-{_run_slug(run)}-example-{self.example}",
@@ -260,10 +323,7 @@ class Plotter:
 
 
 def _slug(text: str) -> str:
-    return (
-        "".join(c if c.isalnum() or c in "._" else "-" for c in text.replace("=", "-")).strip("-").replace("--", "-")
-        or "default"
-    )
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in text)
 
 
 def _run_slug(run: Run) -> str:
@@ -286,13 +346,10 @@ def run(config: DictConfig) -> None:
     for name in names:
         if name not in FIGURES:
             raise UserError(f"figure {name!r}: there is none of that name{nearest(name, FIGURES)}")
-    if config.run:
-        paths = list(config.run) if isinstance(config.run, ListConfig) else [config.run]
-        runs = [open_run(path) for path in paths]
-        for one in runs:
-            one.result()
-    else:
-        runs = select_runs(config)
+    runs = named_runs(config)
+    for one in runs:
+        one.result()
+    runs = runs or select_runs(config)
     unfinished = sum(not one.done for one in runs)
     if unfinished:
         print(f"{unfinished} of {len(runs)} runs are not done and left out", file=sys.stderr)

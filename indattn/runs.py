@@ -27,12 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from indattn.config import config_hash
 from indattn.errors import UserError
 
-__all__ = ["Run", "atomic", "find_runs", "noise_name", "open_run", "select_runs", "write_json"]
+__all__ = ["Run", "atomic", "find_runs", "named_runs", "noise_name", "open_run", "select_runs", "write_json"]
 
 FORMAT = 1
 
@@ -242,6 +242,21 @@ def find_runs(
         if chosen:
             found.append((tuple(labels.values()), run))
     return [run for _, run in sorted(found, key=lambda pair: pair[0])]
+
+
+def named_runs(config: DictConfig) -> list[Run]:
+    """The runs whose folders are given as ``run``; none if there are none.
+
+    Raises:
+        UserError: if one is no run, or filters are given too.
+    """
+    if not config.run:
+        return []
+    paths = list(config.run) if isinstance(config.run, ListConfig) else [config.run]
+    filters = " ".join(f"{key}={value}" for key, value in config.where.items() if value is not None)
+    if filters:
+        raise UserError(f"{filters}: cannot be combined with run={','.join(map(str, paths))}; give one or the other")
+    return [open_run(path) for path in paths]
 
 
 def select_runs(config: DictConfig) -> list[Run]:

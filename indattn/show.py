@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from indattn.errors import UserError, nearest
-from indattn.runs import Run, open_run, select_runs
+from indattn.runs import Run, named_runs, select_runs
 from indattn.tables import print_table
 
 __all__ = ["run"]
@@ -39,10 +39,9 @@ def run(config: DictConfig) -> None:
     """The verb ``show``."""
     if config.where.state not in (None, *STATES):
         raise UserError(f"state={config.where.state}: no such state{nearest(str(config.where.state), STATES)}")
-    if config.run:
-        paths = list(config.run) if isinstance(config.run, ListConfig) else [config.run]
-        for path in paths:
-            show_one(open_run(path), config.format)
+    if named := named_runs(config):
+        for one in named:
+            show_one(one, config.format)
         return
 
     runs = select_runs(config)

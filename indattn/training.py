@@ -405,7 +405,7 @@ def run(config: DictConfig) -> float | None:
         f"{result['seconds']:.0f} s: {finished.path}"
     )
     if config.figures:
-        from indattn.figures import run_figures
+        from indattn.plot import run_figures
 
         run_figures(finished)
     return result["validation"]["accuracy"]

@@ -10,10 +10,8 @@ import sys
 import pytest
 from hydra import compose as compose_config
 from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from indattn.cli import main
 from indattn.config import configs_dir
 from indattn.errors import UserError
 from indattn.runs import FORMAT, Run
@@ -21,29 +19,6 @@ from indattn.training import train
 
 SIZE = ["model.layers=1", "model.width=8", "model.heads=2", "training.batch_size=4", "training.steps=2"]
 SIZE += ["training.evaluate_every=2", "task.validation_size=8", "task.test_size=8", "figures=false", "threads=1"]
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Run ``indattn ...`` in this process: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("INDATTN_RESULTS", raising=False)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)  # threads=auto is one
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["indattn", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            GlobalHydra.instance().clear()
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def one_line(command, *arguments):
@@ -123,6 +98,39 @@ def test_a_value_that_cannot_be_is_named(command, tmp_path, override, parts):
     for part in parts:
         assert part in line
     assert os.listdir(tmp_path) == []
+
+
+ADDED = [
+    (["train", "+foo=1"], ["foo: no such key"]),
+    (["train", "+nois=0.5"], ["nois: no such key", "'noise'"]),
+    (["train", "+widht=8"], ["widht: no such key", "'model.width'"]),
+    (["train", "++foo.bar=1"], ["foo: no such key"]),
+    (["train", "+model@other=cross"], ["other: no such key"]),
+    (["train", "+training.setps=3"], ["training.setps: no such key", "'steps'"]),
+    (["train", "+task.foo=1"], ["task.foo: no such key", "train_size"]),
+    (["train", "+task.kind=shuffle"], ["task.kind: no such key"]),
+    (["train", "+misalignment.noise=1"], ["misalignment.noise: no such key"]),
+    (["train", "+noise=0.5"], ["++noise=0.5"]),
+    (["bench", "+rouns=1"], ["rouns: no such key", "'rounds'"]),
+    (["evaluate", "+nois=1"], ["nois: no such key", "'noise'"]),
+    (["plot", "+sede=1"], ["sede: no such key", "'seed'"]),
+    (["show", "+fromat=csv"], ["fromat: no such key", "'format'"]),
+    (["show", "+where.foo=1"], ["foo: no such key"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "parts"), ADDED, ids=[" ".join(arguments) for arguments, _ in ADDED])
+def test_an_added_key_that_nothing_reads(command, tmp_path, arguments, parts):
+    """Hydra lets + add any key: one that nothing reads would be left out in silence."""
+    line = one_line(command, *arguments, *(SIZE if arguments[0] == "train" else ()))
+    for part in parts:
+        assert part in line
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_added_key_in_a_sweep_is_refused_once(command, tmp_path):
+    assert "foo: no such key" in one_line(command, "train", "-m", *SIZE, "task.n=4", "+foo=1", "seed=0,1")
+    assert not (tmp_path / "results" / "runs").exists()
 
 
 #: More of them, without the command around: it says of all of them what it says of those above.
@@ -419,6 +427,24 @@ def test_show_with_bad_values(command, tmp_path, arguments, parts):
     for part in parts:
         assert part in line
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "filters"),
+    [
+        (["show", "RUN", "noise=0.5"], "noise=0.5"),
+        (["show", "RUN", "task=synthetic", "state=done"], "task=synthetic state=done"),
+        (["plot", "curves", "run=RUN", "model=standard"], "model=standard"),
+        (["plot", "run=[RUN]", "seed=[0,1]"], "seed=[0, 1]"),
+    ],
+    ids=["show", "show, two filters", "plot", "plot, lists"],
+)
+def test_filters_beside_the_folder_of_a_run(command, finished, tmp_path, arguments, filters):
+    path = str(finished.path.relative_to(tmp_path))
+    line = one_line(command, *(argument.replace("RUN", path) for argument in arguments))
+    assert f"{filters}: cannot be combined" in line
+    assert path in line
+    assert os.listdir(tmp_path / "results") == ["runs"]
 
 
 def test_show_lists_a_damaged_run_among_the_others(command, finished, compose):

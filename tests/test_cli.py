@@ -12,39 +12,15 @@ import sys
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 
 import indattn
-from indattn.cli import VERBS, main
+from indattn.cli import VERBS
 from indattn.config import group_options
 from indattn.environment import set_threads
 from indattn.training import Trainer
 
 TINY = ["model.layers=1", "model.width=8", "model.heads=2", "task.n=4", "training.batch_size=4", "training.steps=4"]
 TINY += ["training.evaluate_every=2", "task.validation_size=8", "task.test_size=8", "figures=false"]
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Run ``indattn ...`` in this process: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("INDATTN_RESULTS", raising=False)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)  # threads=auto is one
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["indattn", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            GlobalHydra.instance().clear()
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def python(code, *arguments, **options):
@@ -174,6 +150,14 @@ def test_a_folder_of_configurations_of_ones_own(command, tmp_path):
     assert "width: 4" in out
 
 
+def test_a_group_of_ones_own_is_added_with_a_plus(command, tmp_path):
+    (tmp_path / "mine" / "luck").mkdir(parents=True)
+    (tmp_path / "mine" / "luck" / "good.yaml").write_text("# @package _global_\nseed: 7\n")
+    code, _, err = command("train", "--config-dir", "mine", *TINY, "+luck=good", "++noise=0.5")
+    assert (code, err) == (0, "")
+    assert set(done(tmp_path / "results")) == {("indirect", 0.5, 7)}
+
+
 def test_the_environment_moves_the_results(command, monkeypatch, tmp_path):
     monkeypatch.setenv("INDATTN_RESULTS", str(tmp_path / "elsewhere"))
     code, _, err = command("train", *TINY)
@@ -231,13 +215,13 @@ def test_a_failing_member_does_not_stop_the_others(command, tmp_path):
     assert set(noise for _, noise, _ in done(tmp_path / "results")) == {0, 1}
     assert code == 2
     assert out.count("test accuracy") == 2
-    assert "Traceback" not in err
-    said = [line for line in err.splitlines() if line.startswith("indattn: ")]
-    assert said == ["indattn: noise=2: must be from 0 (no misalignment) to 1 (the most)"]
-    # Hydra itself says which member it was.
-    assert all(
-        line.startswith("Error executing job with overrides: ") for line in set(err.splitlines()) - set(said) if line
-    )
+    assert err == "indattn: noise=2: must be from 0 (no misalignment) to 1 (the most)\n"
+
+
+def test_a_bug_in_a_member_is_not_hidden_by_bad_input_of_another(command, monkeypatch):
+    monkeypatch.setattr(Trainer, "fit", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command("train", "-m", *TINY, "noise=2,0")
 
 
 def test_a_signal_ends_a_sweep(command, tmp_path, monkeypatch):
@@ -260,20 +244,19 @@ def test_a_signal_ends_a_sweep(command, tmp_path, monkeypatch):
     assert len(done(tmp_path / "results")) == 3
 
 
-def test_parallel_workers_share_the_cores_and_outlive_a_failing_one(command, tmp_path, monkeypatch):
-    monkeypatch.undo()  # the real number of cores: the workers see it too
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.delenv("INDATTN_RESULTS", raising=False)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+def test_parallel_workers_share_the_cores_and_outlive_failing_ones(tmp_path):
+    """In a process of its own, for what the workers print and the real number of cores."""
     parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    code, _, err = command("train", "-m", *TINY, "noise=0.25,2,0.75", *parallel)
+    code = "import os; os.environ.pop('OMP_NUM_THREADS', None)\nfrom indattn.cli import main; main()"
+    ended = python(code, "train", "-m", *TINY, "noise=0.25,2,0.75,3", *parallel, cwd=tmp_path)
     results = done(tmp_path / "results")
     assert {noise for _, noise, _ in results} == {0.25, 0.75}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert {result["hardware"]["threads"] for result in results.values()} == {max(1, cores // 2)}
-    assert code == 2
-    assert "Traceback" not in err
+    assert ended.returncode == 2
+    assert sorted(ended.stderr.splitlines()) == [
+        f"indattn: noise={noise}: must be from 0 (no misalignment) to 1 (the most)" for noise in (2, 3)
+    ]
     assert os.listdir(tmp_path) == ["results"]
 
 

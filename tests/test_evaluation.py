@@ -6,17 +6,14 @@ import csv
 import json
 import os
 import shutil
-import sys
 
 import pytest
 import torch
 from hydra import compose as compose_config
 from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from indattn.build import build_misalignment, build_task
-from indattn.cli import main
 from indattn.config import configs_dir
 from indattn.errors import UserError
 from indattn.evaluation import evaluate, load_model, score
@@ -27,29 +24,6 @@ TINY = ["model.layers=1", "model.width=8", "model.heads=2", "task.n=4", "task.va
 TINY += ["training.steps=8", "training.evaluate_every=4", "task.validation_size=8", "task.test_size=30"]
 TINY += ["figures=false", "threads=1", "device=cpu"]
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Run ``indattn ...`` in this process: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("INDATTN_RESULTS", raising=False)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)  # threads=auto is one
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["indattn", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            GlobalHydra.instance().clear()
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,19 @@
 import csv
 import io
 import json
+import os
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
 from indattn import figures
-from indattn.cli import main
 from indattn.config import configs_dir
-from indattn.plot import Plotter, curve_table, paired, run_table, summary
+from indattn.plot import Plotter, curve_table, paired, recording, run_table, summary
 from indattn.runs import find_runs
 from indattn.training import train
 
@@ -48,19 +50,9 @@ def tree(tmp_path_factory):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path, tree):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["indattn", *arguments, f"results_dir={tree}"])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return run
+def command(command, tree):
+    """The command, on the tree."""
+    return lambda *arguments: command(*arguments, f"results_dir={tree}")
 
 
 def test_every_figure_is_drawn_without_weights(command, tree):
@@ -87,6 +79,54 @@ def test_tables_hold_the_runs_numbers(command, tree):
         assert row["accuracy"] == pytest.approx(np.mean(scores), abs=1e-5)
     single = pd.read_csv(tree / "tables" / "noise-synthetic-runs.csv")
     assert len(single) == 8
+
+
+@pytest.fixture
+def noise_files(tree, tmp_path, monkeypatch):
+    """Names of the noise figures, and how many runs are in each, of the tree's runs changed in one setting or none."""
+    drawn = {}
+    monkeypatch.setattr(figures, "noise_curve", lambda table, title: len(table))
+    monkeypatch.setattr(Plotter, "_figure", lambda plotter, count, name: drawn.update({name: count}))
+
+    def names(*variants):
+        """A variant is a key, its value, and filters of the runs that it is made from."""
+        results = tmp_path / f"results{len(os.listdir(tmp_path))}"
+        for number, (key, value, filters) in enumerate(variants):
+            for run in find_runs(tree, "synthetic", **filters):
+                copy = results / run.path.relative_to(tree).with_name(f"{run.path.name}-{number}")
+                shutil.copytree(run.path, copy)
+                config = OmegaConf.load(copy / "config.yaml")
+                OmegaConf.update(config, key, value)
+                OmegaConf.save(config, copy / "config.yaml")
+                if key == "misalignment.kind":
+                    result = json.loads((copy / "result.json").read_text())
+                    (copy / "result.json").write_text(json.dumps({**result, "kind": value}))
+        drawn.clear()
+        Plotter(find_runs(results), results).noise()
+        return drawn.copy()
+
+    return names
+
+
+DEFAULT, READING = ("model.self_attention", True), ("model.self_attention", False)
+
+
+def test_the_default_keeps_the_name_of_its_noise_figure(noise_files):
+    reading = "noise-synthetic-self_attention-false"
+    assert noise_files((*DEFAULT, {})) == {"noise-synthetic": 8}
+    assert noise_files((*DEFAULT, {}), (*READING, {})) == {"noise-synthetic": 8, reading: 8}
+    assert noise_files((*DEFAULT, {"seed": 0}), (*READING, {})) == {"noise-synthetic": 4, reading: 8}
+    assert noise_files((*DEFAULT, {}), (*READING, {"noise": 0})) == {"noise-synthetic": 8}
+    assert noise_files((*READING, {})) == {"noise-synthetic": 8}
+    kinds = noise_files((*DEFAULT, {}), ("misalignment.kind", "shuffle", {}))
+    assert kinds == {"noise-synthetic": 8, "noise-synthetic-kind-shuffle": 8}
+    with initialize_config_dir(str(configs_dir()), version_base="1.3"):  # as the command does
+        assert noise_files((*DEFAULT, {}), (*READING, {})) == {"noise-synthetic": 8, reading: 8}
+
+
+def test_without_the_default_most_runs_make_the_plain_noise_figure(noise_files):
+    names = noise_files(("training.lr", 0.1, {"seed": 0}), ("training.lr", 0.2, {}))
+    assert names == {"noise-synthetic": 8, "noise-synthetic-lr-0.1": 4}
 
 
 def test_readings_of_figure_2_are_told_apart(tree):
@@ -146,7 +186,7 @@ def test_a_single_seed_has_no_band(tree):
 
 def test_bias_figure_shows_a_panel_a_layer_and_head_before_and_after(tree):
     run = find_runs(tree, "synthetic", "indirect", 0.5, 0)[0]
-    before, after = figures.recording(run, "recording_initial"), figures.recording(run)
+    before, after = recording(run, "recording_initial"), recording(run)
     figure = figures.bias_curves(before, after, "title")
     assert len(figure.axes) == 2 * 2
     drawn = figure.axes[0].lines[1].get_ydata()
@@ -157,7 +197,7 @@ def test_bias_figure_shows_a_panel_a_layer_and_head_before_and_after(tree):
 
 def test_first_layers_bias_has_no_spread_over_the_data(tree):
     run = find_runs(tree, "synthetic", "indirect", 0.5, 0)[0]
-    after = figures.recording(run)
+    after = recording(run)
     assert after["bias_std"][0].max() < 1e-6
     np.testing.assert_allclose(after["bias_mean"][0], after["bias_function"][0], atol=1e-5)
 

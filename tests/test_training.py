@@ -48,29 +48,6 @@ class Crash(Exception):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Run ``indattn ...`` in this process: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("INDATTN_RESULTS", raising=False)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)  # threads=auto is one
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["indattn", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            GlobalHydra.instance().clear()
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
 def place(compose, tmp_path):
     """A configuration whose results lie in a folder of their own."""
 

@@ -38,7 +38,9 @@ def folded_attention(
         parts = [x.expand(len(q), -1, -1, -1).split(1) for x in (q, k, v, u, w)]
         masks = [None] * len(q) if mask is None else mask.expand(len(q), -1, -1, -1).split(1)
         items = zip(*parts, masks, strict=True)
-        return torch.cat([_folded(*item, dropout_p, scale) for item in items])
+        return torch.cat(
+            [_folded(q_, k_, v_, u_, w_, hidden, dropout_p, scale) for q_, k_, v_, u_, w_, hidden in items]
+        )
     return _folded(q, k, v, u, w, mask, dropout_p, scale)
 
 
