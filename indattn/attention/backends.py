@@ -9,8 +9,9 @@
 | ``folded`` | the bias in columns of q and k | ``gaussian``, ``fourier``, boxes |
 | ``flex`` | torch's FlexAttention | ``mlp`` and ``gaussian`` on CUDA; gradients not deterministic |
 
-``auto``: ``folded`` where the rounding of its columns changes no score by more than :data:`FOLD_TOLERANCE`; else, from
-:data:`FEWEST_BLOCKED` scores a head on, ``table`` for ``mlp`` and ``blocked`` for the rest; else ``sdpa``.
+``auto``: ``table`` for ``mlp``. For the rest, ``folded`` from :data:`FEWEST_FOLDED` scores a head on, where the rounding
+of its columns changes no score by more than :data:`FOLD_TOLERANCE`; else ``blocked`` from :data:`FEWEST_BLOCKED` on.
+``sdpa`` for what is shorter, or what those cannot do: dropout, a mask with a gradient, ``blocked`` while compiling.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ __all__ = ["BACKENDS", "FOLD_TOLERANCE", "attend", "why_not"]
 BACKENDS = ("auto", "oracle", "sdpa", "table", "blocked", "folded", "flex")
 #: Largest rounding error of a score that ``auto`` lets columns make.
 FOLD_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-#: Scores of one head (queries x values) from which ``auto`` prefers blocks to storing the bias.
+#: Scores of one head (queries x values) from which columns cost less than storing the bias.
+FEWEST_FOLDED = 48 * 48
+#: The same for blocks, which save memory more than time.
 FEWEST_BLOCKED = 128 * 128
 
 
@@ -136,14 +139,14 @@ def _choose(q: Tensor, v: Tensor, bias: PositionBias | None, mask: Tensor | None
     """The rule of ``auto``."""
     if bias is None:
         return "sdpa"
-    if _folds(bias, v.shape[2], q.dtype):
+    if isinstance(bias, MLPBias):
+        return "sdpa" if why_not("table", bias, q.device, mask, dropout_p) else "table"
+    scores = q.shape[2] * v.shape[2]
+    if scores >= FEWEST_FOLDED and _folds(bias, v.shape[2], q.dtype):
         return "folded"
-    if q.shape[2] * v.shape[2] >= FEWEST_BLOCKED:
-        blocks = "table" if isinstance(bias, MLPBias) else "blocked"
-        compiling = torch.compiler.is_compiling() and blocks == "blocked"
-        if not compiling and why_not(blocks, bias, q.device, mask, dropout_p) is None:
-            return blocks
-    return "sdpa"
+    if scores < FEWEST_BLOCKED or torch.compiler.is_compiling():
+        return "sdpa"
+    return "sdpa" if why_not("blocked", bias, q.device, mask, dropout_p) else "blocked"
 
 
 def _folds(bias: PositionBias, num_values: int, dtype: torch.dtype) -> bool:

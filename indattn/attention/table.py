@@ -24,6 +24,8 @@ Both directions are operators of :mod:`torch.library`, so that ``torch.compile``
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -68,10 +70,11 @@ class _Table:
     def backward(self, centres: Tensor, grad: Tensor) -> Tensor:
         return self._backward_windows(centres, grad) if self.windowed else self._backward_pieces(centres, grad)
 
-    def parameter_grads(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of slope, start and out. That of the shift is zero: softmax does not see a constant."""
+    def parameter_grads(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of slope, start, out and shift; the last is zero, for softmax does not see a constant."""
         grad_out = self.slope * self.sum_gp + self.start * self.sum_g
-        return (self.out * self.sum_gp).sum(0), (self.out * self.sum_g).sum(0), grad_out
+        sums = (self.out * self.sum_gp).sum(0), (self.out * self.sum_g).sum(0)
+        return *sums, grad_out, torch.zeros_like(self.shift)
 
     # Windows
 
@@ -137,37 +140,71 @@ class _Table:
     # Pieces
 
     def _prepare_pieces(self) -> None:
-        self.sorted_kinks, self.order = self.kinks.sort()
+        sorted_kinks, self.order = self.kinks.sort()
+        self.sorted_kinks = sorted_kinks.to(self.dtype)
         # Crossing a kink from the left switches its unit off (on before) or on.
         step = torch.where(self.on_before, -1.0, 1.0)
         lines = torch.stack([self.slope * self.out, self.start * self.out], dim=-1)  # (H, K, 2)
         leftmost = (lines * self.on_before.unsqueeze(-1)).sum(1, keepdim=True)
         leftmost[..., 0, 1] += self.shift
         lines = torch.cat([leftmost, (lines * step.unsqueeze(-1))[:, self.order]], dim=1).cumsum(1)
-        self.lines = lines.permute(1, 2, 0).to(self.dtype)  # (K + 1, 2, H)
+        self.lines = lines.permute(1, 2, 0).flatten(1).to(self.dtype)  # (K + 1, 2 H): slopes, then intercepts
+        self.found: tuple[Tensor, Tensor, Tensor] | None = None
 
     def _search(self, centres: Tensor) -> tuple[Tensor, Tensor]:
-        offset = offsets(centres, self.n)
-        return offset, torch.searchsorted(self.sorted_kinks.to(offset.dtype), offset)
+        """Offsets ``(b, r, n, 1)`` and the line of each, ``(b r n, 2 H)``; the last are kept for the backward."""
+        if self.found is None or self.found[0] is not centres:
+            offset = offsets(centres, self.n)
+            piece = torch.searchsorted(self.sorted_kinks, offset).flatten()
+            self.found = centres, offset, piece
+        _, offset, piece = self.found
+        return offset.unsqueeze(-1), piece
 
     def _pieces(self, centres: Tensor) -> Tensor:
         offset, piece = self._search(centres)
-        line = self.lines[piece]  # (b, r, n, 2, H)
-        bias = torch.addcmul(line[..., 1, :], line[..., 0, :], offset.unsqueeze(-1))
-        return bias.permute(0, 3, 1, 2)
+        slope, intercept = self.lines.index_select(0, piece).unflatten(0, offset.shape[:3]).chunk(2, dim=-1)
+        return torch.addcmul(intercept, slope, offset).permute(0, 3, 1, 2)
 
     def _backward_pieces(self, centres: Tensor, grad: Tensor) -> Tensor:
         offset, piece = self._search(centres)
         grad = grad.permute(0, 2, 3, 1)  # (b, r, n, H)
-        both = torch.cat([grad, grad * offset.unsqueeze(-1)], dim=-1).flatten(0, 2)
-        sums = both.new_zeros(len(self.kinks) + 1, both.shape[-1]).index_add_(0, piece.flatten(), both)
+        both = torch.cat([grad, grad * offset], dim=-1).flatten(0, 2)
+        sums = both.new_zeros(len(self.kinks) + 1, both.shape[-1]).index_add_(0, piece, both)
         left = sums.double().cumsum(0)
         before = torch.empty_like(left[:-1])
         before[self.order] = left[:-1]  # of the pieces left of each unit's kink
         sum_g, sum_gp = torch.where(self.on_before.unsqueeze(-1), before, left[-1:] - before).t().chunk(2)
         self.sum_g += sum_g
         self.sum_gp += sum_gp
-        return -(grad * self.lines[:, 0][piece]).sum((-2, -1))
+        heads = grad.shape[-1]
+        slope = self.lines[:, :heads].index_select(0, piece).view_as(grad)
+        return -(grad * slope).sum((-2, -1))
+
+
+class _ShortAttention(torch.autograd.Function):
+    """For few values: no blocks, the weights kept for the backward, as little as possible around them."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, centres: Tensor, *rest: Any) -> Tensor:
+        slope, start, out, shift, mask, scale = rest
+        table = _Table(slope, start, out, shift, centres, v.shape[2])
+        scores = ((q * scale) @ k.transpose(-2, -1)).add_(table(centres))
+        weights = torch.softmax(scores if mask is None else scores.add_(mask), dim=-1)
+        ctx.table, ctx.scale = table, scale
+        ctx.save_for_backward(q, k, v, centres, weights)
+        return weights @ v
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        q, k, v, centres, weights = ctx.saved_tensors
+        grad_scores = torch._softmax_backward_data(grad @ v.transpose(-2, -1), weights, -1, weights.dtype)
+        shared = len(centres) == 1
+        grad_centres = ctx.table.backward(centres, grad_scores.sum(0, keepdim=True) if shared else grad_scores)
+        parameters = [x.to(q.dtype) for x in ctx.table.parameter_grads()]
+        grad_v = weights.transpose(-2, -1) @ grad
+        grad_k = grad_scores.transpose(-2, -1) @ (q * ctx.scale)
+        return (grad_scores @ k).mul_(ctx.scale), grad_k, grad_v, grad_centres, *parameters, None, None
 
 
 @torch.library.custom_op("indattn::table_attention", mutates_args=())
@@ -200,11 +237,11 @@ def _backward(
     shift: Tensor,
     mask: Tensor | None,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     bias = _Table(slope, start, out, shift, centres, v.shape[2])
     grads = backward_blocks(grad, q, k, v, centres, bias, mask, scale)
-    grad_slope, grad_start, grad_out = bias.parameter_grads()
-    return *grads, grad_slope.to(slope.dtype), grad_start.to(start.dtype), grad_out.to(out.dtype)
+    grad_slope, grad_start, grad_out, grad_shift = (x.to(q.dtype) for x in bias.parameter_grads())
+    return *grads, grad_slope, grad_start, grad_out, grad_shift
 
 
 @_forward.register_fake
@@ -214,7 +251,7 @@ def _(q, k, v, centres, slope, start, out, shift, mask, scale):  # type: ignore[
 
 @_backward.register_fake
 def _(grad, q, k, v, centres, slope, start, out, shift, mask, scale):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(x) for x in (q, k, v, centres, slope, start, out))
+    return tuple(torch.empty_like(x) for x in (q, k, v, centres, slope, start, out, shift))
 
 
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -223,8 +260,7 @@ def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _differentiate(ctx, grad):  # type: ignore[no-untyped-def]
-    *grads, grad_slope, grad_start, grad_out = _backward(grad, *ctx.saved_tensors, ctx.scale)
-    return *grads, grad_slope, grad_start, grad_out, torch.zeros_like(ctx.saved_tensors[7]), None, None
+    return *_backward(grad, *ctx.saved_tensors, ctx.scale), None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
@@ -261,6 +297,8 @@ def table_attention(
         ``(B, H, m, d_v)`` of v's type.
     """
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    tensors = (x.to(dtype) for x in (q, k, v, centres, slope, start, out, shift))
-    output: Tensor = _forward(*tensors, None if mask is None else mask.to(dtype), scale)
+    tensors = [x.to(dtype) for x in (q, k, v, centres, slope, start, out, shift)]
+    mask = None if mask is None else mask.to(dtype)
+    short = v.shape[2] < FEWEST_WINDOWED and not torch.compiler.is_compiling()
+    output: Tensor = (_ShortAttention.apply if short else _forward)(*tensors, mask, scale)
     return output.to(v.dtype)
