@@ -6,11 +6,12 @@
 | ``sdpa`` | the bias as the fused kernel's float mask | every f and option; stores the bias |
 | ``table`` | the exact piecewise-linear table, in blocks of queries | ``mlp``; memory linear in the length |
 | ``blocked`` | any f in blocks of queries, computed again in the backward | every f; memory linear in the length |
-| ``folded`` | the bias in columns of q and k | ``gaussian``, ``fourier``, boxes |
+| ``folded`` | the bias in columns of q and k | ``gaussian`` (asked for, it rounds as it may), ``fourier``, boxes |
 | ``flex`` | torch's FlexAttention | ``mlp`` and ``gaussian`` on CUDA; gradients not deterministic |
 
-``auto``: ``table`` for ``mlp``. For the rest, ``folded`` from :data:`FEWEST_FOLDED` scores a head on, where the rounding
-of its columns changes no score by more than :data:`FOLD_TOLERANCE`; else ``blocked`` from :data:`FEWEST_BLOCKED` on.
+``auto``: ``table`` for ``mlp``. For the rest, ``folded`` from :data:`FEWEST_FOLDED` scores a head on, where the
+rounding of its columns changes no score by more than :data:`FOLD_TOLERANCE`; else ``blocked`` from
+:data:`FEWEST_BLOCKED` on.
 ``sdpa`` for what is shorter, or what those cannot do: dropout, a mask with a gradient, ``blocked`` while compiling.
 """
 

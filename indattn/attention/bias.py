@@ -329,11 +329,10 @@ class BoxBias(PositionBias):
 
     def by_definition(self, centres: Tensor, num_values: int) -> Tensor:
         """Bias ``(B, H, m, h w)`` for boxes ``(B, m, 4)``: :meth:`forward` at every pair of query and cell."""
-        middle, size = centres.unflatten(-1, (2, 2)).unbind(-2)
+        corners = self._corners(centres, num_values)
         index = torch.arange(num_values, device=centres.device)
         cells = torch.stack([index % self.grid[1], index // self.grid[1]], dim=-1).to(centres.dtype)
-        corners = torch.stack([middle - size / 2, middle + size / 2], dim=-2).unsqueeze(-3)  # (B, m, 1, corner, axis)
-        return self((corners - cells.unsqueeze(-2)).flatten(-2)).movedim(-1, 1)
+        return self((corners.unsqueeze(-3) - cells.unsqueeze(-2)).flatten(-2)).movedim(-1, 1)
 
     def at_centres(self, centres: Tensor, num_values: int) -> Tensor:
         """Bias ``(B, H, m, h w)`` for boxes ``(B, m, 4)``, an axis at a time.
@@ -356,16 +355,20 @@ class BoxBias(PositionBias):
         """None beyond that of adding f to a score: each value reads one column and one row."""
         return 0.0
 
-    def _axes(self, centres: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
-        """f along each axis: ``(B, H, m, w)`` and ``(B, H, m, h)``."""
+    def _corners(self, centres: Tensor, num_values: int) -> Tensor:
+        """``(B, m, 2, 2)``: of each box the first and the last corner, x and y."""
         if num_values != math.prod(self.grid):
             raise ValueError(f"{num_values} values for a grid of {self.grid[0]} x {self.grid[1]} cells")
         middle, size = centres.unflatten(-1, (2, 2)).unbind(-2)
-        sides = torch.stack([middle - size / 2, middle + size / 2], dim=-1)  # (B, m, axis, side)
+        return torch.stack([middle - size / 2, middle + size / 2], dim=-2)
+
+    def _axes(self, centres: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
+        """f along each axis: ``(B, H, m, w)`` and ``(B, H, m, h)``."""
+        corners = self._corners(centres, num_values)
         made = []
         for axis, (net, length) in enumerate(((self.x, self.grid[1]), (self.y, self.grid[0]))):
             cells = torch.arange(length, device=centres.device, dtype=centres.dtype).unsqueeze(-1)
-            offset = (sides[:, :, axis].unsqueeze(-2) - cells) / self.offset_scale  # (B, m, length, side)
+            offset = (corners[..., axis].unsqueeze(-2) - cells) / self.offset_scale  # (B, m, length, side)
             made.append(net(offset).movedim(-1, 1))
         return made[0], made[1]
 

@@ -32,7 +32,7 @@ class Bias(Protocol):
         """``(b, r)`` centres to the bias ``(b, H, r, n)``."""
 
     def backward(self, centres: Tensor, grad: Tensor) -> Tensor:
-        """Keep the gradient of what the bias depends on; return that of the centres ``(b, r)``."""
+        """For the block just made: keep the gradient of what f depends on, return that of its centres ``(b, r)``."""
 
 
 def _blocks(q: Tensor, num_values: int, shared: bool) -> Iterator[Block]:
@@ -54,7 +54,7 @@ def _mask(mask: Tensor | None, batch: slice, rows: slice) -> Tensor | None:
     return mask[:, :, rows] if mask.shape[2] > 1 else mask
 
 
-def _bias(bias: Bias, centres: Tensor, mask: Tensor | None, block: Block) -> Tensor:
+def _bias(bias: Callable[[Tensor], Tensor], centres: Tensor, mask: Tensor | None, block: Block) -> Tensor:
     batch, rows = block
     made = bias(centres[batch, rows] if len(centres) > 1 else centres[:, rows])
     part = _mask(mask, batch, rows)
@@ -62,7 +62,13 @@ def _bias(bias: Bias, centres: Tensor, mask: Tensor | None, block: Block) -> Ten
 
 
 def forward_blocks(
-    q: Tensor, k: Tensor, v: Tensor, centres: Tensor, bias: Bias, mask: Tensor | None, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    centres: Tensor,
+    bias: Callable[[Tensor], Tensor],
+    mask: Tensor | None,
+    scale: float,
 ) -> Tensor:
     """Outputs ``(B, H, m, d_v)``, block by block. Centres are ``(B, m)``, or ``(1, m)`` for every item the same."""
     output = v.new_empty(*q.shape[:3], v.shape[-1])
@@ -99,22 +105,23 @@ def backward_blocks(
 
 
 class _ModuleBias:
-    """A bias module read in blocks, differentiated by autograd in each."""
+    """A bias module read in blocks, differentiated by autograd in each: ``backward`` is of the last block made."""
 
     def __init__(self, at_centres: Callable[[Tensor, int], Tensor], num_values: int, parameters: list[Tensor]) -> None:
         self.at_centres, self.num_values, self.parameters = at_centres, num_values, parameters
         self.grads: list[Tensor | None] = [None] * len(parameters)
 
     def __call__(self, centres: Tensor) -> Tensor:
-        return self.at_centres(centres, self.num_values)
+        with torch.enable_grad():
+            self.centres = centres.detach().requires_grad_()
+            self.made = self.at_centres(self.centres, self.num_values)
+        return self.made.detach()
 
     def backward(self, centres: Tensor, grad: Tensor) -> Tensor:
-        with torch.enable_grad():
-            centres = centres.detach().requires_grad_()
-            made = self.at_centres(centres, self.num_values)
         grad_centres, *grads = torch.autograd.grad(
-            made, [centres, *self.parameters], grad.to(made.dtype), allow_unused=True, materialize_grads=True
-        )
+            self.made, [self.centres, *self.parameters], grad.to(self.made.dtype), allow_unused=True,
+            materialize_grads=True,
+        )  # fmt: skip
         for index, new in enumerate(grads):
             old = self.grads[index]
             self.grads[index] = new if old is None else old + new
@@ -124,10 +131,10 @@ class _ModuleBias:
 class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, bias: Any, scale: float, mask: Tensor | None, *tensors: Tensor) -> Tensor:
-        q, k, v, centres, *parameters = tensors
+        q, k, v, centres, *_ = tensors
         ctx.bias, ctx.scale, ctx.mask = bias, scale, mask
         ctx.save_for_backward(*tensors)
-        return forward_blocks(q, k, v, centres, _ModuleBias(bias.at_centres, v.shape[2], parameters), mask, scale)
+        return forward_blocks(q, k, v, centres, lambda part: bias.at_centres(part, v.shape[2]), mask, scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -144,6 +151,8 @@ def blocked_attention(
 ) -> Tensor:
     """Indirect attention with any bias module, in blocks of queries. Differentiable once.
 
+    Computed in float32 (float64 for float64 inputs), whatever the type of q, k and v.
+
     Args:
         q: ``(B, H, m, d_h)`` queries.
         k: ``(B, H, n, d_h)`` keys.
@@ -153,5 +162,9 @@ def blocked_attention(
         mask: added to the scores, broadcastable to ``(B, H, m, n)``; no row of it may be all ``-inf``.
         scale: factor on ``q . k``.
     """
-    output: Tensor = _BlockedAttention.apply(bias, scale, mask, q, k, v, centres, *bias.parameters())
-    return output
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)
+    mask = None if mask is None else mask.to(dtype)
+    with torch.autocast(q.device.type, enabled=False):
+        output: Tensor = _BlockedAttention.apply(bias, scale, mask, q_, k_, v_, centres, *bias.parameters())
+    return output.to(v.dtype)

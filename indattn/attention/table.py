@@ -58,8 +58,7 @@ class _Table:
         # A dead unit never changes: its kink lies beyond every offset, and it is on before it or after it.
         self.kinks = torch.where(dead, torch.inf, -self.start / torch.where(dead, 1.0, self.slope))
         self.on_before = (self.slope < 0) | (dead & (self.start > 0))
-        #: ``(H, K)``: sums over the values where unit t is on of g and of g p.
-        self.sum_g, self.sum_gp = torch.zeros_like(self.out), torch.zeros_like(self.out)
+        self.clear()
         self.windowed = n >= FEWEST_WINDOWED and self._prepare_windows(centres)
         if not self.windowed:
             self._prepare_pieces()
@@ -69,6 +68,10 @@ class _Table:
 
     def backward(self, centres: Tensor, grad: Tensor) -> Tensor:
         return self._backward_windows(centres, grad) if self.windowed else self._backward_pieces(centres, grad)
+
+    def clear(self) -> None:
+        """Start new sums of gradients: ``(H, K)``, over the values where unit t is on, of g and of g p."""
+        self.sum_g, self.sum_gp = torch.zeros_like(self.out), torch.zeros_like(self.out)
 
     def parameter_grads(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients of slope, start, out and shift; the last is zero, for softmax does not see a constant."""
@@ -200,6 +203,7 @@ class _ShortAttention(torch.autograd.Function):
         q, k, v, centres, weights = ctx.saved_tensors
         grad_scores = torch._softmax_backward_data(grad @ v.transpose(-2, -1), weights, -1, weights.dtype)
         shared = len(centres) == 1
+        ctx.table.clear()  # a graph may be gone through more than once
         grad_centres = ctx.table.backward(centres, grad_scores.sum(0, keepdim=True) if shared else grad_scores)
         parameters = [x.to(q.dtype) for x in ctx.table.parameter_grads()]
         grad_v = weights.transpose(-2, -1) @ grad
@@ -300,5 +304,6 @@ def table_attention(
     tensors = [x.to(dtype) for x in (q, k, v, centres, slope, start, out, shift)]
     mask = None if mask is None else mask.to(dtype)
     short = v.shape[2] < FEWEST_WINDOWED and not torch.compiler.is_compiling()
-    output: Tensor = (_ShortAttention.apply if short else _forward)(*tensors, mask, scale)
+    with torch.autocast(q.device.type, enabled=False):
+        output: Tensor = (_ShortAttention.apply if short else _forward)(*tensors, mask, scale)
     return output.to(v.dtype)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from indattn.attention import IndirectAttention, MLPBias
+from indattn.attention import BoxBias, GaussianBias, IndirectAttention, MLPBias
 
 BATCH, QUERIES, VALUES, WIDTH, HEADS = 2, 4, 6, 8, 2
 
@@ -329,3 +329,119 @@ def test_equals_torch_without_bias(widths):
         torch.testing.assert_close(found.output, expected)
         torch.testing.assert_close(found.weights, weights)
         torch.testing.assert_close(layer(query, context, content, **masks).output, expected)
+
+
+WAYS = [
+    ("mlp", "table"), ("mlp", "blocked"), ("gaussian", "folded"), ("gaussian", "sdpa"), ("fourier", "folded"),
+]  # fmt: skip
+
+
+def test_state_dict_is_what_the_docstring_says():
+    projections = {f"{name}_proj.{part}" for name in "qkv" for part in ("weight", "bias")}
+    projections |= {"out_proj.weight", "out_proj.bias"}
+    own = {
+        "none": set(),
+        "mlp": {"bias.first.weight", "bias.first.bias", "bias.second.weight", "bias.second.bias"},
+        "gaussian": {"bias.weight", "bias.shift"},
+        "fourier": {"bias.frequency", "bias.cosine", "bias.sine"},
+    }
+    for family, names in own.items():
+        moves = set() if family == "none" else {"centre_update.step.weight", "centre_update.step.bias"}
+        layer = IndirectAttention(8, 2, bias=family)
+        assert set(layer.state_dict()) == projections | names | moves
+        other = IndirectAttention(8, 2, bias=family, backend="sdpa", batch_first=False)
+        other.load_state_dict(layer.state_dict())
+
+
+@pytest.mark.parametrize(("family", "backend"), WAYS)
+def test_layer_by_every_backend(family, backend):
+    torch.manual_seed(0)
+    layer = IndirectAttention(16, 2, bias=family, bias_frequencies=2, offset_scale=3.0, dtype=torch.float64)
+    query, context, content = torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randn(2, 9, 16)
+    inputs = [x.double() for x in (query, context, content)]
+    hidden = torch.zeros(2, 9, dtype=torch.bool)
+    hidden[0, 6:] = True
+    centres = 2 * torch.arange(5).double() + torch.randn(2, 5).double()
+    expected = layer(*inputs, centres, key_padding_mask=hidden, need_weights=True)
+    layer.backend = backend
+    found = layer(*inputs, centres, key_padding_mask=hidden)
+    torch.testing.assert_close(found.output, expected.output)
+    torch.testing.assert_close(found.centres, expected.centres)
+
+
+@pytest.mark.parametrize("backend", ["auto", "folded", "blocked", "sdpa", "oracle"])
+def test_columns_inside_the_head(backend):
+    torch.manual_seed(0)
+    layer = IndirectAttention(16, 2, bias="gaussian", bias_columns="inside", backend=backend, dtype=torch.float64)
+    assert layer.q_proj.out_features == layer.k_proj.out_features == 2 * (8 - 2)
+    x = torch.randn(2, 9, 16, dtype=torch.float64)
+    expected = layer(x, x, x, need_weights=True)
+    torch.testing.assert_close(layer(x, x, x).output, expected.output)
+    with pytest.raises(ValueError, match="separable bias narrower"):
+        IndirectAttention(16, 2, bias="fourier", bias_columns="inside")
+    with pytest.raises(ValueError, match="separable bias narrower"):
+        IndirectAttention(16, 2, bias="mlp", bias_columns="inside")
+
+
+@pytest.mark.parametrize("backend", ["auto", "folded", "blocked", "sdpa", "oracle"])
+def test_boxes_over_a_grid(backend):
+    torch.manual_seed(0)
+    grid = (3, 4)
+    layer = IndirectAttention(16, 2, bias=BoxBias(2, grid, 5, 2.0).double(), backend=backend, dtype=torch.float64)
+    image = torch.randn(2, 12, 16, dtype=torch.float64)
+    first = layer(image[:, :5], image, image)
+    assert first.centres.shape == (2, 5, 4)
+    torch.testing.assert_close(first.centres[0, 4], torch.tensor([0.0, 1.0, 1.0, 1.0]).double())
+    with torch.no_grad():
+        layer.centre_update.step.weight.normal_()
+    boxes = first.centres + torch.randn(2, 5, 4).double()
+    second = layer(image[:, :5], image, image, boxes)
+    expected = layer(image[:, :5], image, image, boxes, need_weights=True)
+    torch.testing.assert_close(second.output, expected.output)
+    # By hand, for one query and one cell: x = 3, y = 2 is value 11.
+    x, y, width, height = boxes[1, 3]
+    sides = torch.stack([x - width / 2 - 3, y - height / 2 - 2, x + width / 2 - 3, y + height / 2 - 2])
+    torch.testing.assert_close(expected.bias[1, :, 3, 11], layer.bias(sides))
+    with pytest.raises(ValueError, match="grid of 3 x 4"):
+        layer(image[:, :5], image[:, :11], image[:, :11], boxes)
+
+
+def test_a_family_by_import_path():
+    layer = IndirectAttention(16, 2, bias="indattn.attention.bias.GaussianBias")
+    assert isinstance(layer.bias, GaussianBias)
+    for path in ("nothing.at.all", "indattn.attention.bias.Nothing", "torch.nn.Linear", "gauss"):
+        with pytest.raises(ValueError, match="import path of a PositionBias"):
+            IndirectAttention(16, 2, bias=path)
+
+
+@pytest.mark.parametrize(("family", "backend"), [way for way in WAYS if way != ("gaussian", "folded")])
+def test_autocast(family, backend):
+    torch.manual_seed(0)
+    layer = IndirectAttention(32, 2, bias=family, offset_scale=3.0, backend=backend)
+    for n in (20, 140):
+        x = torch.randn(2, n, 32)
+        centres = (torch.arange(n) + torch.randn(2, n)).requires_grad_()
+        expected = layer(x, x, x, centres)
+        (grad,) = torch.autograd.grad(expected.output.square().sum(), centres)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = layer(x, x, x, centres)
+        assert found.output.dtype == torch.bfloat16
+        assert found.centres.dtype == torch.float32  # positions of long contents do not fit into 8 bits
+        scale = expected.output.abs().max()
+        assert (found.output - expected.output).abs().max() < 0.03 * scale
+        (coarse,) = torch.autograd.grad(found.output.float().square().sum(), centres)
+        assert (coarse - grad).norm() < 0.1 * grad.norm()
+
+
+@pytest.mark.parametrize("family", ["none", "mlp", "gaussian", "fourier"])
+def test_layer_compiles_and_exports(family):
+    torch.manual_seed(0)
+    layer = IndirectAttention(16, 2, bias=family, dtype=torch.float64).eval()
+    x = torch.randn(2, 9, 16, dtype=torch.float64)
+    centres = torch.arange(9).double() + torch.randn(2, 9).double()
+    expected = layer(x, x, x, centres)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, x, x, centres).output, expected.output)
+    torch.testing.assert_close(compiled(x, x, x).output, layer(x, x, x).output)
+    exported = torch.export.export(layer, (x, x, x, centres))
+    torch.testing.assert_close(exported.module()(x, x, x, centres)[0], expected.output)
