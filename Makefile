@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 JOBS   ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
 SWEEP  := hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)
 
-.PHONY: help install demo test lint format reproduce-all figures clean
+.PHONY: help install demo test lint format reproduce-all figures bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,16 +36,20 @@ lint: $(READY)  ## ruff and mypy
 format: $(READY)  ## let ruff format the code
 	$(BIN)/ruff format indattn tests scripts
 
-reproduce-all: $(READY)  ## figure 2, figure 3 and the noise curve: 135 runs, some 2.5 hours on 2 cores, resumable
+reproduce-all: $(READY)  ## figure 2, figure 3, the noise curve (185 runs, some 4 hours on 2 cores, resumable) and the costs
 	$(BIN)/indattn train experiment=noise_curve $(SWEEP)
 	$(BIN)/indattn train experiment=figure2 $(SWEEP)
-	$(MAKE) figures
+	$(MAKE) figures bench
 
 figures: $(READY)  ## figures and tables of the runs there are
 	-$(BIN)/indattn plot noise curves task=synthetic
 	-$(BIN)/indattn plot figure2
 	-$(BIN)/indattn plot figure3 task=sequence_retrieval seed=0
 	-$(BIN)/indattn plot figure3 attention task=synthetic model=indirect noise=0.5 seed=0
+
+bench: $(READY)  ## what attentions, training steps and commands cost here: about 15 minutes, with nothing else running
+	$(BIN)/indattn bench attention rounds=5 attention.lengths=[128,512,2048,4096]
+	$(BIN)/indattn bench step startup
 
 clean:  ## remove the environment and caches (results stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

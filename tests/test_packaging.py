@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -119,3 +120,40 @@ def test_the_installed_help_names_the_groups(unpacked, tmp_path):
     done = in_site(unpacked, tmp_path, "-m", "indattn.cli", "train", "--help")
     assert done.returncode == 0, done.stderr
     assert "sequence_retrieval, sorting, synthetic" in done.stdout
+
+
+USE = """
+import sys
+import indattn, torch
+from indattn.attention import IndirectAttention
+
+assert indattn.__file__.startswith(sys.prefix), indattn.__file__
+for bias in ("none", "mlp", "gaussian", "fourier"):
+    layer = IndirectAttention(32, 4, bias=bias)
+    query, context, content = torch.randn(2, 5, 32), torch.randn(2, 7, 32), torch.randn(2, 9, 32)
+    output, centres, weights, f = layer(query, context, content)
+    output.sum().backward()
+    assert output.shape == (2, 5, 32) and all(p.grad is not None for p in (layer.q_proj.weight, layer.k_proj.weight))
+print("used")
+"""
+
+
+def test_the_wheel_installs_into_an_empty_environment_and_works(built, tmp_path):
+    prefix = tmp_path / "environment"
+    run = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 100}
+    made = subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(prefix)], **run)
+    assert made.returncode == 0, made.stderr
+    python = prefix / ("Scripts" if os.name == "nt" else "bin") / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install"]
+    done = subprocess.run([*pip, "--no-deps", "--no-index", str(built[1])], **run)
+    assert done.returncode == 0, done.stderr
+    # What it depends on is lent from here; nothing of the checkout is, whose own .pth file does not count there.
+    (site,) = (prefix / "lib").glob("python*/site-packages")
+    (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    used = subprocess.run([str(python), "-c", USE], env=environment, **run)
+    assert used.returncode == 0, used.stderr
+    assert used.stdout == "used\n"
+    helped = subprocess.run([str(prefix / "bin" / "indattn"), "--help"], env=environment, **run)
+    assert helped.returncode == 0, helped.stderr
+    assert "indattn train" in helped.stdout
