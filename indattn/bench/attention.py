@@ -16,18 +16,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from indattn.attention import attend
 from indattn.attention.bias import make_bias
+from indattn.config import section
 from indattn.errors import UserError
 
 __all__ = ["VARIANTS", "Case", "Sizes", "Variant", "bench_attention"]
@@ -79,7 +80,7 @@ class Sizes:
         largest: bytes beyond which a literal bias is not tried.
     """
 
-    lengths: list[int]
+    lengths: list[int] = field(default_factory=lambda: [128, 512, 2048])
     batch: int = 4
     heads: int = 8
     head_width: int = 32
@@ -190,13 +191,16 @@ def bench_attention(config: DictConfig, device: torch.device) -> list[dict[str, 
     Raises:
         UserError: if a family is unknown or a size is not positive.
     """
-    sizes = Sizes(**OmegaConf.to_container(config.attention, resolve=True))  # type: ignore[arg-type]
+    sizes = section(Sizes, config.attention, "attention")
     known = sorted({variant.family for variant in VARIANTS})
     for family in sizes.families or []:
         if family not in known:
             raise UserError(f"attention.families: no family {family!r}; there are {', '.join(known)}")
-    if not sizes.lengths or min(*sizes.lengths, sizes.batch, sizes.heads, sizes.head_width) < 1:
-        raise UserError("attention.lengths, batch, heads, head_width: must be at least 1")
+    numbers = [sizes.batch, sizes.heads, sizes.head_width, sizes.hidden, sizes.frequencies]
+    if not sizes.lengths or min(sizes.lengths + numbers) < 1:
+        raise UserError("attention.lengths, batch, heads, head_width, hidden, frequencies: must be at least 1")
+    if not sizes.offset_scale > 0:
+        raise UserError(f"attention.offset_scale={sizes.offset_scale}: must be positive")
     chosen = [v for v in VARIANTS if v == PLAIN or sizes.families is None or v.family in sizes.families]
     chosen = [v for v in chosen if v.backend != "flex" or device.type == "cuda"]
     rows: list[dict[str, Any]] = []
@@ -300,7 +304,7 @@ def answer_peaks() -> None:
     device = torch.device("cpu")
     warm_up = Sizes(**request["sizes"] | {"lengths": [8], "batch": 1})
     for backward in (False, True):
-        Case(variant, warm_up, 64, device).run(backward)
+        Case(variant, warm_up, 160, device).run(backward)
     answers = []
     for n, backward in _memory_cases(variant, sizes, device):
         case = Case(variant, sizes, n, device)
