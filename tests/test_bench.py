@@ -74,7 +74,7 @@ def test_memory_of_what_stores_its_bias_is_more():
         _process_peaks(Variant("mlp", backend), sizes, torch.device("cpu"))[768, "forward+backward"]
         for backend in ("sdpa", "table")
     )
-    assert 8 * 768**2 * 4 < stored  # the bias, and more
+    assert stored > 8 * 768**2 * 4  # the bias, and more
     assert 3 * 768 * 8 * 32 * 4 < table < stored / 2  # the gradients of q, k and v, and some blocks
 
 
