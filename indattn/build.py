@@ -85,9 +85,8 @@ def _check_bias(settings: ModelConfig, device: torch.device) -> None:
     if settings.bias != "none":
         options = bias_options(settings.bias, settings.bias_hidden, settings.bias_frequencies)
         try:
-            with torch.device("meta"):
-                bias = make_bias(settings.bias, settings.heads, settings.offset_scale, **options)
-        except (TypeError, ValueError) as error:
+            bias = make_bias(settings.bias, settings.heads, settings.offset_scale, **options, device="meta", dtype=None)
+        except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"model.bias={settings.bias!r}: {error}") from error
     width = settings.width // settings.heads
     if settings.bias_columns == "inside" and not 0 < (bias.rank if bias else 0) < width:

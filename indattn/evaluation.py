@@ -74,6 +74,7 @@ def load_model(run: Run, task: Task, config: DictConfig, file: str = "model.safe
     from safetensors.torch import load_file
 
     path = run.path / file
+    config.model.backend = "auto"  # the one it was trained with may need another device
     model = build_model(config, task)
     try:
         model.load_state_dict(load_file(path))

@@ -13,9 +13,12 @@
 rounding of its columns changes no score by more than :data:`FOLD_TOLERANCE`; else ``blocked`` from
 :data:`FEWEST_BLOCKED` on.
 ``sdpa`` for what is shorter, or what those cannot do: dropout, a mask with a gradient, ``blocked`` while compiling.
+The bound on the rounding of columns is for centres within the content; it does not look where they are.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +57,12 @@ def why_not(
             return f"{type(bias).__name__} has no form for FlexAttention"
         if device.type != "cuda" and torch.is_grad_enabled():
             return f"FlexAttention has no gradients on {device.type}"
+    if backend == "blocked" and torch.compiler.is_compiling():
+        return "torch.compile cannot see into it"
+    if backend == "table" and device.type == "mps":
+        return "it needs float64"
+    if backend == "table" and device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
+        return "its sums have no fixed order on CUDA"
     if backend in ("table", "blocked", "flex"):
         if dropout_p > 0:
             return "it drops no attention weights"
@@ -94,6 +103,10 @@ def attend(
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if attn_mask is not None and not attn_mask.is_floating_point():
+        raise ValueError(f"attn_mask must be of a floating type, as it is added to the scores; got {attn_mask.dtype}")
+    if centres is not None:
+        centres = centres.to(torch.promote_types(centres.dtype, torch.float32))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if backend == "auto":
         backend = _choose(q, v, bias, attn_mask, dropout_p)
@@ -107,12 +120,15 @@ def attend(
     if bias is None or backend in ("oracle", "sdpa"):
         made = None
         if bias is not None and backend == "oracle":
-            made = bias.by_definition(bias.plain_centres(queries) if centres is None else centres, values)
+            made = bias.by_definition(_plain(bias, q) if centres is None else centres, values)
         elif bias is not None:
             made = bias.at_positions(queries, values)[None] if centres is None else bias.at_centres(centres, values)
-        made = None if made is None else made.to(q.dtype)
+        made = None if made is None else made.to(q.device)
         if backend == "oracle":
             return indirect_attention(q, k, v, made, attn_mask, dropout_p, scale)[0]
+        if made is not None and made.dtype != q.dtype:
+            # Fused kernels want it in q's type. Softmax sees no constant: without it what matters is rounded least.
+            made = (made - made.detach().amax(-1, keepdim=True)).to(q.dtype)
         return fused_indirect_attention(q, k, v, made, attn_mask, dropout_p, scale)
 
     forbidden = None
@@ -120,7 +136,7 @@ def attend(
         forbidden = (attn_mask == -torch.inf).all(dim=-1, keepdim=True)
         attn_mask = attn_mask.masked_fill(forbidden, 0.0)
         attn_mask = attn_mask[(None,) * (4 - attn_mask.dim())]
-    centres = bias.plain_centres(queries) if centres is None else centres
+    centres = _plain(bias, q) if centres is None else centres
     if backend == "folded":
         u, w = bias.columns(centres, values)
         output = folded_attention(q, k, v, u, w, attn_mask, dropout_p, scale)
@@ -142,17 +158,27 @@ def _choose(q: Tensor, v: Tensor, bias: PositionBias | None, mask: Tensor | None
         return "sdpa"
     if isinstance(bias, MLPBias):
         return "sdpa" if why_not("table", bias, q.device, mask, dropout_p) else "table"
+    if torch.compiler.is_compiling():  # a graph depends neither on lengths nor on learned numbers
+        return "folded" if bias.folds_anywhere else "sdpa"
     scores = q.shape[2] * v.shape[2]
     if scores >= FEWEST_FOLDED and _folds(bias, v.shape[2], q.dtype):
         return "folded"
-    if scores < FEWEST_BLOCKED or torch.compiler.is_compiling():
+    if scores < FEWEST_BLOCKED:
         return "sdpa"
     return "sdpa" if why_not("blocked", bias, q.device, mask, dropout_p) else "blocked"
 
 
 def _folds(bias: PositionBias, num_values: int, dtype: torch.dtype) -> bool:
-    if not bias.rank or dtype not in FOLD_TOLERANCE:
-        return False
-    if torch.compiler.is_compiling():
-        return bias.folds_anywhere  # other bounds depend on learned numbers, which a compiled graph cannot ask for
-    return bias.fold_error(num_values, dtype) <= FOLD_TOLERANCE[dtype]
+    if bias.folds_anywhere or not bias.rank or any(p.is_meta for p in bias.parameters()):
+        return bias.folds_anywhere
+    # The bound is read off learned numbers: once for each of their versions, as a GPU has to be waited for.
+    key = (num_values, dtype, tuple((id(p), p._version) for p in bias.parameters()))
+    known: dict[Any, bool] = bias.__dict__.setdefault("_folds", {})
+    if key not in known:
+        known.clear()
+        known[key] = bias.fold_error(num_values, dtype) <= FOLD_TOLERANCE.get(dtype, 0.0)
+    return known[key]
+
+
+def _plain(bias: PositionBias, q: Tensor) -> Tensor:
+    return bias.plain_centres(q.shape[2]).to(q.device)

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from indattn.attention.functional import offsets
@@ -49,7 +51,7 @@ class PositionBias(nn.Module):
     centre_size = 1
     #: Columns of q and k that carry a separable f; 0 for one that is not.
     rank = 0
-    #: Whether the rounding error of those columns stays small at any length and scale.
+    #: Whether the rounding error of those columns is, at any length and scale, no more than that of rounding f.
     folds_anywhere = False
 
     def __init__(self, num_heads: int, offset_scale: float = 1.0) -> None:
@@ -64,14 +66,11 @@ class PositionBias(nn.Module):
 
     def plain_centres(self, num_queries: int) -> Tensor:
         """The centres nobody has moved, ``c_i = i``: ``(1, m)``."""
-        parameter = next(self.parameters())
-        return torch.arange(num_queries, device=parameter.device, dtype=parameter.dtype).unsqueeze(0)
+        return self._positions(0, num_queries).unsqueeze(0)
 
     def at_positions(self, num_queries: int, num_values: int) -> Tensor:
         """Bias ``(H, m, n)`` for plain positions, ``c_i = i``: only ``m + n - 1`` offsets are distinct."""
-        parameter = next(self.parameters())
-        distinct = torch.arange(1 - num_queries, num_values, device=parameter.device, dtype=parameter.dtype)
-        table = self(distinct).transpose(0, 1)  # (H, m + n - 1)
+        table = self(self._positions(1 - num_queries, num_values)).transpose(0, 1)  # (H, m + n - 1)
         # Row i is the window of n offsets that starts at -i: windows slide backwards as i grows.
         return table.unfold(-1, num_values, 1).flip(-2)
 
@@ -83,6 +82,12 @@ class PositionBias(nn.Module):
         """The same as :meth:`by_definition`, by whatever way is fastest."""
         return self.by_definition(centres, num_values)
 
+    def _positions(self, first: int, last: int) -> Tensor:
+        """Whole numbers where the parameters are, in float32 at least: half precision has none beyond 256."""
+        parameter = next(self.parameters(), torch.empty(0))
+        dtype = torch.promote_types(parameter.dtype, torch.float32)
+        return torch.arange(first, last, device=parameter.device, dtype=dtype)
+
     def columns(self, centres: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
         """A separable f as factors: ``sum_r u_r(c_i) w_r(j) = f(j - c_i)``, up to a constant a query.
 
@@ -92,11 +97,12 @@ class PositionBias(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is not separable")
 
     def fold_error(self, num_values: int, dtype: torch.dtype) -> float:
-        """Bound on the rounding error of a score whose bias travels in columns; infinite if f is not separable.
+        """Bound on the rounding error of a score whose bias travels in columns, for centres within the content.
 
-        It holds for centres within the content. The output's relative error is at most about twice that.
+        The output's relative error is at most about twice that. Families that fold anywhere need no bound: their
+        error is that of rounding f itself.
         """
-        return math.inf
+        return 0.0 if self.folds_anywhere else math.inf
 
 
 class MLPBias(PositionBias):
@@ -126,8 +132,7 @@ class MLPBias(PositionBias):
 
     def forward(self, offset: Tensor) -> Tensor:
         """f by its definition: ``(...)`` offsets in tokens to ``(..., H)``."""
-        hidden = self.first((offset / self.offset_scale).unsqueeze(-1)).relu()
-        return self.second(hidden)
+        return _mlp((self.first, self.second), (offset / self.offset_scale).unsqueeze(-1))
 
     def at_centres(self, centres: Tensor, num_values: int) -> Tensor:
         """Bias ``(B, H, m, n)`` for centres ``(B, m)`` that moved, exact through :meth:`pieces`."""
@@ -149,11 +154,13 @@ class MLPBias(PositionBias):
         Returns:
             kinks ``(hidden,)`` in tokens, ascending; slopes and intercepts ``(hidden + 1, H)``, a row a piece.
         """
-        w, b = self.first.weight.squeeze(-1) / self.offset_scale, self.first.bias
-        out = self.second.weight.transpose(0, 1)  # (hidden, H)
+        dtype = torch.promote_types(self.first.weight.dtype, torch.float32)
+        w, b = self.first.weight.squeeze(-1).to(dtype) / self.offset_scale, self.first.bias.to(dtype)
+        out = self.second.weight.transpose(0, 1).to(dtype)  # (hidden, H)
         dead = w == 0
         kink = torch.where(dead, torch.inf, -b / torch.where(dead, torch.ones_like(w), w))
-        kinks, order = kink.sort()
+        # At its kink a unit is off, also one that is on before it.
+        kinks, order = torch.where(w < 0, torch.nextafter(kink, torch.full_like(kink, -torch.inf)), kink).sort()
         # A dead unit's value does not depend on w here, but its gradient does where the unit is on.
         on = (w < 0) | (dead & (b > 0))
         leftmost_slope = (torch.where(on, w, torch.zeros_like(w)).unsqueeze(-1) * out).sum(0)
@@ -161,8 +168,10 @@ class MLPBias(PositionBias):
         leftmost_intercept = (always_on.unsqueeze(-1) * out).sum(0) + self.second.bias
         slope_steps = (w.abs().unsqueeze(-1) * out)[order]
         intercept_steps = ((w.sign() * b).unsqueeze(-1) * out)[order]
-        slopes = torch.cat([leftmost_slope.unsqueeze(0), slope_steps]).cumsum(0)
-        intercepts = torch.cat([leftmost_intercept.unsqueeze(0), intercept_steps]).cumsum(0)
+        sums = torch.ones(len(w) + 1, len(w) + 1, device=w.device, dtype=dtype).tril()  # deterministic, also on CUDA
+        with torch.autocast(w.device.type, enabled=False):
+            slopes = sums @ torch.cat([leftmost_slope.unsqueeze(0), slope_steps])
+            intercepts = sums @ torch.cat([leftmost_intercept.unsqueeze(0), intercept_steps])
         return kinks, slopes, intercepts
 
 
@@ -197,9 +206,8 @@ class GaussianBias(PositionBias):
 
     def at_centres(self, centres: Tensor, num_values: int) -> Tensor:
         """Bias ``(B, H, m, n)`` for centres ``(B, m)``."""
-        place = centres.unsqueeze(1) + self.offset_scale * self.shift.unsqueeze(-1)
-        half = (0.5 * self.weight / self.offset_scale**2)[:, None, None]
-        return offsets(place, num_values).square() * -half
+        distance = offsets(centres, num_values).unsqueeze(1) / self.offset_scale - self.shift[:, None, None]
+        return distance.square() * (-0.5 * self.weight)[:, None, None]
 
     def columns(self, centres: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
         """``-weight (x - y)^2 / 2`` less ``y^2``: ``u = (-weight / 2, weight y)``, ``w = (x^2, x)``."""
@@ -255,24 +263,21 @@ class FourierBias(PositionBias):
     def at_centres(self, centres: Tensor, num_values: int) -> Tensor:
         """Bias ``(B, H, m, n)`` for centres ``(B, m)``, as the product of its columns."""
         u, w = self.columns(centres, num_values)
-        return u @ w.transpose(-2, -1)
+        with torch.autocast(u.device.type, enabled=False):
+            return u @ w.transpose(-2, -1)
 
     def columns(self, centres: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
         """Cosine and sine of a difference: ``u`` turns (cosine, sine) by the centre's angle, ``w`` is the value's."""
-        frequency = (self.frequency.double() / self.offset_scale).unsqueeze(1)  # (H, 1, R)
-        positions = torch.arange(num_values, device=centres.device, dtype=torch.float64)
+        double = torch.float32 if centres.device.type == "mps" else torch.float64
+        frequency = (self.frequency.to(double) / self.offset_scale).unsqueeze(1)  # (H, 1, R)
+        positions = torch.arange(num_values, device=centres.device, dtype=double)
         at_value = positions.unsqueeze(-1) * frequency  # (H, n, R)
-        at_centre = centres.double()[:, None, :, None] * frequency  # (B, H, m, R)
-        cos, sin = at_centre.cos().to(centres.dtype), at_centre.sin().to(centres.dtype)
+        at_centre = centres.to(double)[:, None, :, None] * frequency  # (B, H, m, R)
+        dtype = torch.promote_types(centres.dtype, self.cosine.dtype)
+        cos, sin = at_centre.cos().to(dtype), at_centre.sin().to(dtype)
         a, b = self.cosine.unsqueeze(1), self.sine.unsqueeze(1)
-        w = torch.cat([at_value.cos(), at_value.sin()], dim=-1).to(centres.dtype)
+        w = torch.cat([at_value.cos(), at_value.sin()], dim=-1).to(dtype)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1), w.unsqueeze(0)
-
-    def fold_error(self, num_values: int, dtype: torch.dtype) -> float:
-        """``eps`` times the sum of amplitudes."""
-        with torch.no_grad():
-            largest = (self.cosine.abs() + self.sine.abs()).sum(-1).max().item()
-        return torch.finfo(dtype).eps * largest
 
 
 class BoxBias(PositionBias):
@@ -281,7 +286,7 @@ class BoxBias(PositionBias):
     ``f_h(q, (x, y)) = f^x_h(x1 - x, x2 - x) + f^y_h(y1 - y, y2 - y)``: a 2-layer ReLU MLP of the offsets of the
     box's two sides for each axis, summed over the grid. A cell ``(x, y)`` sits at whole numbers, value ``y w + x``.
     Its centres are boxes ``(centre x, centre y, width, height)`` in cells; a point is a box without size.
-    A column a row and a column of the grid (``rank = w + h``) carries it exactly, in every dtype.
+    A column of q and k for each row and column of the grid (``rank = w + h``) carries it without cancellation.
 
     Args:
         num_heads: ``H``.
@@ -306,22 +311,20 @@ class BoxBias(PositionBias):
         self.grid, self.rank = grid, sum(grid)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.x, self.y = (
-            nn.Sequential(nn.Linear(2, hidden, **factory), nn.ReLU(), nn.Linear(hidden, num_heads, **factory))
-            for _ in range(2)
+            nn.ModuleList([nn.Linear(2, hidden, **factory), nn.Linear(hidden, num_heads, **factory)]) for _ in range(2)
         )
 
     def forward(self, offset: Tensor) -> Tensor:
         """f by its definition: ``(..., 4)`` offsets ``(x1 - x, y1 - y, x2 - x, y2 - y)`` in cells to ``(..., H)``."""
         offset = offset / self.offset_scale
-        return self.x(offset[..., 0::2]) + self.y(offset[..., 1::2])
+        return _mlp(self.x, offset[..., 0::2]) + _mlp(self.y, offset[..., 1::2])
 
     def plain_centres(self, num_queries: int) -> Tensor:
         """Boxes of one cell, in the order of the values: ``(1, m, 4)``."""
-        parameter = next(self.parameters())
-        index = torch.arange(num_queries, device=parameter.device)
+        index = self._positions(0, num_queries)
         one = torch.ones_like(index)
-        boxes = torch.stack([index % self.grid[1], index // self.grid[1], one, one], dim=-1)
-        return boxes.to(parameter.dtype).unsqueeze(0)
+        row = index.div(self.grid[1], rounding_mode="floor")
+        return torch.stack([index - self.grid[1] * row, row, one, one], dim=-1).unsqueeze(0)
 
     def at_positions(self, num_queries: int, num_values: int) -> Tensor:
         """Bias ``(H, m, n)`` for :meth:`plain_centres`."""
@@ -351,10 +354,6 @@ class BoxBias(PositionBias):
         row = index.unsqueeze(-1) // self.grid[1] == torch.arange(self.grid[0], device=centres.device)
         return torch.cat([across, down], dim=-1), torch.cat([column, row], dim=-1).to(centres.dtype)[None, None]
 
-    def fold_error(self, num_values: int, dtype: torch.dtype) -> float:
-        """None beyond that of adding f to a score: each value reads one column and one row."""
-        return 0.0
-
     def _corners(self, centres: Tensor, num_values: int) -> Tensor:
         """``(B, m, 2, 2)``: of each box the first and the last corner, x and y."""
         if num_values != math.prod(self.grid):
@@ -369,8 +368,16 @@ class BoxBias(PositionBias):
         for axis, (net, length) in enumerate(((self.x, self.grid[1]), (self.y, self.grid[0]))):
             cells = torch.arange(length, device=centres.device, dtype=centres.dtype).unsqueeze(-1)
             offset = (corners[..., axis].unsqueeze(-2) - cells) / self.offset_scale  # (B, m, length, side)
-            made.append(net(offset).movedim(-1, 1))
+            made.append(_mlp(net, offset).movedim(-1, 1))
         return made[0], made[1]
+
+
+def _mlp(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """A 2-layer ReLU network in x's own precision: autocast would round offsets to 8 bits."""
+    first, second = layers
+    with torch.autocast(x.device.type, enabled=False):
+        hidden = F.linear(x, *(p.to(x.dtype) for p in first.parameters())).relu()
+        return F.linear(hidden, *(p.to(x.dtype) for p in second.parameters()))
 
 
 #: The families by name.
@@ -386,7 +393,8 @@ def make_bias(name: str, num_heads: int, offset_scale: float = 1.0, **options: A
     """A family by name, or an own one by import path (``package.module.Class``).
 
     Args:
-        name: a key of :data:`FAMILIES`, or an import path of a :class:`PositionBias`.
+        name: a key of :data:`FAMILIES`, or the import path of a :class:`PositionBias` that takes
+            ``(num_heads, offset_scale=..., device=..., dtype=...)``.
         num_heads, offset_scale: as in :class:`PositionBias`.
         options: passed to the class: ``hidden`` (mlp), ``frequencies`` (fourier), ``device``, ``dtype``.
 
@@ -396,13 +404,14 @@ def make_bias(name: str, num_heads: int, offset_scale: float = 1.0, **options: A
     family: Any = FAMILIES.get(name)
     if family is None:
         module, _, attribute = name.rpartition(".")
+        why = ""
         try:
             family = getattr(importlib.import_module(module), attribute) if module else None
-        except (ImportError, AttributeError):
-            family = None
-    if not (isinstance(family, type) and issubclass(family, PositionBias)):
-        choices = ", ".join(map(repr, FAMILIES))
-        raise ValueError(f"bias must be {choices}, 'none', or the import path of a PositionBias, got {name!r}")
+        except (ImportError, AttributeError) as error:
+            why = f" ({error})"
+        if not (isinstance(family, type) and issubclass(family, PositionBias)):
+            choices = ", ".join(map(repr, FAMILIES))
+            raise ValueError(f"bias must be {choices}, 'none', or the import path of a PositionBias, got {name!r}{why}")
     made: PositionBias = family(num_heads, offset_scale=offset_scale, **options)
     return made
 

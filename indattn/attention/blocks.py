@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["BLOCK_ELEMENTS", "Bias", "backward_blocks", "blocked_attention", "forward_blocks"]
 
@@ -104,24 +104,38 @@ def backward_blocks(
     return grad_q, grad_k, grad_v, grad_centres
 
 
+class _AtCentres(nn.Module):
+    def __init__(self, bias: nn.Module) -> None:
+        super().__init__()
+        self.bias: Any = bias
+
+    def forward(self, centres: Tensor, num_values: int) -> Tensor:
+        made: Tensor = self.bias.at_centres(centres, num_values)
+        return made
+
+
 class _ModuleBias:
     """A bias module read in blocks, differentiated by autograd in each: ``backward`` is of the last block made."""
 
-    def __init__(self, at_centres: Callable[[Tensor, int], Tensor], num_values: int, parameters: list[Tensor]) -> None:
-        self.at_centres, self.num_values, self.parameters = at_centres, num_values, parameters
-        self.grads: list[Tensor | None] = [None] * len(parameters)
+    def __init__(self, bias: nn.Module, num_values: int, parameters: list[Tensor], dtype: torch.dtype) -> None:
+        names = [f"bias.{name}" for name, _ in bias.named_parameters()]
+        # Those of the forward, whatever the module holds by now (torch.func.functional_call).
+        self.module, self.held = _AtCentres(bias), dict(zip(names, parameters, strict=True))
+        self.num_values, self.dtype = num_values, dtype
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.grads: list[Tensor | None] = [None] * len(self.parameters)
 
     def __call__(self, centres: Tensor) -> Tensor:
         with torch.enable_grad():
             self.centres = centres.detach().requires_grad_()
-            self.made = self.at_centres(self.centres, self.num_values)
+            made = torch.func.functional_call(self.module, self.held, (self.centres, self.num_values))
+            self.made = made.to(self.dtype)
         return self.made.detach()
 
     def backward(self, centres: Tensor, grad: Tensor) -> Tensor:
         grad_centres, *grads = torch.autograd.grad(
-            self.made, [self.centres, *self.parameters], grad.to(self.made.dtype), allow_unused=True,
-            materialize_grads=True,
-        )  # fmt: skip
+            self.made, [self.centres, *self.parameters], grad, allow_unused=True, materialize_grads=True
+        )
         for index, new in enumerate(grads):
             old = self.grads[index]
             self.grads[index] = new if old is None else old + new
@@ -134,20 +148,21 @@ class _BlockedAttention(torch.autograd.Function):
         q, k, v, centres, *_ = tensors
         ctx.bias, ctx.scale, ctx.mask = bias, scale, mask
         ctx.save_for_backward(*tensors)
-        return forward_blocks(q, k, v, centres, lambda part: bias.at_centres(part, v.shape[2]), mask, scale)
+        return forward_blocks(q, k, v, centres, lambda part: bias.at_centres(part, v.shape[2]).to(q.dtype), mask, scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         q, k, v, centres, *parameters = ctx.saved_tensors
-        made = _ModuleBias(ctx.bias.at_centres, v.shape[2], [p for p in parameters if p.requires_grad])
-        grads = backward_blocks(grad, q, k, v, centres, made, ctx.mask, ctx.scale)
+        made = _ModuleBias(ctx.bias, v.shape[2], parameters, q.dtype)
+        with torch.autocast(q.device.type, enabled=False):
+            grads = backward_blocks(grad, q, k, v, centres, made, ctx.mask, ctx.scale)
         learned = iter(made.grads)
         return None, None, None, *grads, *(next(learned) if p.requires_grad else None for p in parameters)
 
 
 def blocked_attention(
-    q: Tensor, k: Tensor, v: Tensor, centres: Tensor, bias: Any, mask: Tensor | None, scale: float
+    q: Tensor, k: Tensor, v: Tensor, centres: Tensor, bias: nn.Module, mask: Tensor | None, scale: float
 ) -> Tensor:
     """Indirect attention with any bias module, in blocks of queries. Differentiable once.
 
@@ -158,7 +173,7 @@ def blocked_attention(
         k: ``(B, H, n, d_h)`` keys.
         v: ``(B, H, n, d_v)`` values.
         centres: ``(B, m)``, or ``(1, m)`` for every item the same.
-        bias: module with ``at_centres(centres, num_values)``.
+        bias: module with ``at_centres(centres, num_values)``, a function of them and of its parameters alone.
         mask: added to the scores, broadcastable to ``(B, H, m, n)``; no row of it may be all ``-inf``.
         scale: factor on ``q . k``.
     """

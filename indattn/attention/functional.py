@@ -61,10 +61,10 @@ def attention_weights(
     if bias is not None:
         scores = scores + bias
     if attn_mask is None:
-        return scores.softmax(dim=-1)
+        return scores.softmax(dim=-1).to(q.dtype)
     forbidden = (attn_mask == -torch.inf).all(dim=-1, keepdim=True)
     scores = scores + attn_mask.masked_fill(forbidden, 0.0)
-    return scores.softmax(dim=-1).masked_fill(forbidden, 0.0)
+    return scores.softmax(dim=-1).masked_fill(forbidden, 0.0).to(q.dtype)
 
 
 def indirect_attention(

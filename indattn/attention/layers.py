@@ -50,7 +50,7 @@ class IndirectAttention(nn.Module):
         bias_frequencies: frequencies a head of ``fourier``.
         bias_columns: where the columns of a separable bias go: ``"extra"``, beside the head's width, or
             ``"inside"`` it: the content's q and k are that much narrower, which is another model, and a faster one.
-        offset_scale: tokens that count as one unit of offset, for f and for g.
+        offset_scale: tokens that count as one unit of offset, for f and for g; that of a bias already made.
         centre_update: ``"additive"`` (``c + g(o)``) or ``"none"`` (centres pass unchanged).
         detach_centres: stop gradients between the centres returned and the layer that reads them (IA-DETR).
         projection_bias: whether the four projections have a bias (``bias`` of ``nn.MultiheadAttention``).
@@ -101,7 +101,10 @@ class IndirectAttention(nn.Module):
             options = bias_options(bias, bias_hidden, bias_frequencies)
             self.bias = None if bias == "none" else make_bias(bias, num_heads, offset_scale, **options, **factory)
         else:
+            if bias.num_heads != num_heads:
+                raise ValueError(f"the bias has {bias.num_heads} heads, the layer {num_heads}")
             self.bias = bias
+            offset_scale = bias.offset_scale
         #: Width of a head's q and k.
         self.key_dim = self.head_dim - self._columns_inside(bias_columns)
         self.q_proj = nn.Linear(embed_dim, num_heads * self.key_dim, projection_bias, **factory)
@@ -155,8 +158,8 @@ class IndirectAttention(nn.Module):
             need_weights: also return weights and bias (takes the literal path, whatever the backend).
 
         Raises:
-            ValueError: if the context is longer than the content, or with a bias there are more queries than
-                values, or the backend cannot run.
+            ValueError: if the context is longer than the content, there are more queries than values whose
+                plain positions a bias would need, or the backend cannot run.
         """
         if not self.batch_first:
             query, context, content = (x.transpose(0, 1) for x in (query, context, content))
@@ -164,7 +167,7 @@ class IndirectAttention(nn.Module):
         num_values = content.shape[1]
         if context.shape[1] > num_values:
             raise ValueError(f"the context ({context.shape[1]} tokens) is longer than the content ({num_values})")
-        if self.bias is not None and num_queries > num_values:
+        if self.bias is not None and centres is None and num_queries > num_values:
             raise ValueError(f"{num_queries} queries for {num_values} values: at most as many queries as values")
         if context.shape[1] < num_values:
             context = F.pad(context, (0, 0, 0, num_values - context.shape[1]))
@@ -175,7 +178,6 @@ class IndirectAttention(nn.Module):
         bias = weights = None
         if need_weights:
             bias = self._bias(centres, num_queries, num_values)
-            bias = None if bias is None else bias.to(q.dtype)
             heads, weights = indirect_attention(q, k, v, bias, mask, dropout_p)
         else:
             heads = attend(q, k, v, self.bias, centres, mask, dropout_p, backend=self.backend)
@@ -201,7 +203,7 @@ class IndirectAttention(nn.Module):
             return None
         if centres is None:
             return self.bias.at_positions(num_queries, num_values).unsqueeze(0)
-        return self.bias.at_centres(centres, num_values)
+        return self.bias.at_centres(centres.to(torch.promote_types(centres.dtype, torch.float32)), num_values)
 
     def _moved(self, centres: Tensor | None, output: Tensor) -> Tensor | None:
         """Centres for the next layer; ``None`` stays ``None`` (plain positions) until something moves them."""

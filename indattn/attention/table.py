@@ -24,6 +24,7 @@ Both directions are operators of :mod:`torch.library`, so that ``torch.compile``
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -86,9 +87,13 @@ class _Table:
         if centres.numel() == 0:
             return False
         finite = self.kinks[self.kinks.isfinite()]
+        if not len(finite):
+            return False
         # Beyond the outermost kinks f is a line: moving a centre there changes its whole row by a constant.
-        self.bounds = (-finite.max().item() - 1, self.n - finite.min().item()) if len(finite) else (0.0, 0.0)
-        low, high = (x.item() for x in centres.detach().double().clamp(*self.bounds).aminmax())
+        # Whole numbers, and clamped in the centres' own precision here as there: a window off by one is another f.
+        outermost = (math.floor(-finite.max().item()) - 1, math.ceil(self.n - finite.min().item()))
+        self.bounds = outermost
+        low, high = (x.item() for x in centres.clamp(*self.bounds).aminmax())
         if not high - low <= LONGEST_TABLE * self.n:  # also when a centre is not a number
             return False
         self.high, lowest = int(high // 1), int(low // 1)
@@ -143,8 +148,10 @@ class _Table:
     # Pieces
 
     def _prepare_pieces(self) -> None:
-        sorted_kinks, self.order = self.kinks.sort()
-        self.sorted_kinks = sorted_kinks.to(self.dtype)
+        kinks = self.kinks.to(self.dtype)
+        # At its kink a unit is off, also one that is on before it.
+        before = torch.nextafter(kinks, torch.full_like(kinks, -torch.inf))
+        self.sorted_kinks, self.order = torch.where(self.on_before, before, kinks).sort()
         # Crossing a kink from the left switches its unit off (on before) or on.
         step = torch.where(self.on_before, -1.0, 1.0)
         lines = torch.stack([self.slope * self.out, self.start * self.out], dim=-1)  # (H, K, 2)
@@ -155,7 +162,7 @@ class _Table:
         self.found: tuple[Tensor, Tensor, Tensor] | None = None
 
     def _search(self, centres: Tensor) -> tuple[Tensor, Tensor]:
-        """Offsets ``(b, r, n, 1)`` and the line of each, ``(b r n, 2 H)``; the last are kept for the backward."""
+        """Offsets ``(b, r, n, 1)`` and the piece of each, ``(b r n)``; those of the same centres are found once."""
         if self.found is None or self.found[0] is not centres:
             offset = offsets(centres, self.n)
             piece = torch.searchsorted(self.sorted_kinks, offset).flatten()
@@ -200,6 +207,11 @@ class _ShortAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
+        with torch.autocast(grad.device.type, enabled=False):
+            return _ShortAttention._backward(ctx, grad)
+
+    @staticmethod
+    def _backward(ctx: Any, grad: Tensor) -> Any:
         q, k, v, centres, weights = ctx.saved_tensors
         grad_scores = torch._softmax_backward_data(grad @ v.transpose(-2, -1), weights, -1, weights.dtype)
         shared = len(centres) == 1
@@ -243,27 +255,28 @@ def _backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     bias = _Table(slope, start, out, shift, centres, v.shape[2])
-    grads = backward_blocks(grad, q, k, v, centres, bias, mask, scale)
+    with torch.autocast(q.device.type, enabled=False):
+        grads = backward_blocks(grad, q, k, v, centres, bias, mask, scale)
     grad_slope, grad_start, grad_out, grad_shift = (x.to(q.dtype) for x in bias.parameter_grads())
     return *grads, grad_slope, grad_start, grad_out, grad_shift
 
 
 @_forward.register_fake
-def _(q, k, v, centres, slope, start, out, shift, mask, scale):  # type: ignore[no-untyped-def]
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
     return v.new_empty(*q.shape[:3], v.shape[-1])
 
 
 @_backward.register_fake
-def _(grad, q, k, v, centres, slope, start, out, shift, mask, scale):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(x) for x in (q, k, v, centres, slope, start, out, shift))
+def _(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(x) for x in inputs[:8])
 
 
-def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.scale = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx, grad):  # type: ignore[no-untyped-def]
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return *_backward(grad, *ctx.saved_tensors, ctx.scale), None, None
 
 
@@ -303,7 +316,7 @@ def table_attention(
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     tensors = [x.to(dtype) for x in (q, k, v, centres, slope, start, out, shift)]
     mask = None if mask is None else mask.to(dtype)
-    short = v.shape[2] < FEWEST_WINDOWED and not torch.compiler.is_compiling()
+    short = not torch.compiler.is_compiling() and v.shape[2] < FEWEST_WINDOWED
     with torch.autocast(q.device.type, enabled=False):
         output: Tensor = (_ShortAttention.apply if short else _forward)(*tensors, mask, scale)
     return output.to(v.dtype)

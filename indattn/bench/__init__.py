@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from indattn.bench.attention import bench_attention
 from indattn.bench.startup import bench_startup
@@ -16,7 +16,7 @@ from indattn.bench.step import bench_step
 from indattn.environment import describe, pick_device, set_threads
 from indattn.errors import UserError, nearest
 from indattn.runs import atomic, write_json
-from indattn.tables import print_table
+from indattn.tables import check_format, print_table
 
 __all__ = ["BENCHES", "bench_attention", "bench_startup", "bench_step", "run"]
 
@@ -30,21 +30,25 @@ BENCHES: dict[str, tuple[Callable[[DictConfig, torch.device], list[dict[str, Any
 
 def run(config: DictConfig) -> None:
     """The verb ``bench``: measures, prints, and writes table, hardware and (for attention) figure into the tree."""
+    check_format(config.format)
+    if not isinstance(config.bench, ListConfig):
+        raise UserError(f"bench={config.bench}: must be a list, as bench=[step]")
     for name in config.bench:
         if name not in BENCHES:
             raise UserError(f"bench {name!r}: there is none of that name{nearest(name, BENCHES, all_if_few=5)}")
-    if config.rounds < 1:
-        raise UserError(f"rounds={config.rounds}: must be at least 1")
+    for key in ("rounds", "steps"):
+        if isinstance(config[key], bool) or not isinstance(config[key], int) or config[key] < 1:
+            raise UserError(f"{key}={config[key]}: must be a whole number of at least 1")
     set_threads(config.threads)
     device = pick_device(config.device)
     for name in config.bench:
         bench, title = BENCHES[name]
         rows = bench(config, device)
-        print_table(rows, list(rows[0]), config.format, title=title)
         stem = Path(config.results_dir) / "tables" / f"bench_{name}"
         with atomic(stem.with_suffix(".csv"), "w") as file:
             pd.DataFrame(rows).to_csv(file, index=False)
         write_json(stem.with_suffix(".json"), describe(device))
+        print_table(rows, list(rows[0]), config.format, title=title)
         written = [stem.with_suffix(".csv")]
         if name == "attention":
             from indattn.figures import cost_curves, save

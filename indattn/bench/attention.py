@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from indattn.attention import attend
-from indattn.attention.bias import make_bias
+from indattn.attention.bias import bias_options, make_bias
 from indattn.config import section
 from indattn.errors import UserError
 
@@ -113,20 +113,16 @@ class T5Bias(nn.Module):
 
 
 class Case:
-    """One variant at one length, ready to run. ``largest`` guards against a bias that would fill the machine."""
+    """One variant at one length, ready to run."""
 
     def __init__(self, variant: Variant, sizes: Sizes, n: int, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(0)
         batch, heads, width = sizes.batch_at(n), sizes.heads, sizes.head_width
         self.variant, self.n = variant, n
         learned = variant.family in ("mlp", "gaussian", "fourier")
-        options = {"mlp": {"hidden": sizes.hidden}, "fourier": {"frequencies": sizes.frequencies}}
+        options = bias_options(variant.family, sizes.hidden, sizes.frequencies)
         torch.manual_seed(0)
-        self.bias = (
-            make_bias(variant.family, heads, sizes.offset_scale, **options.get(variant.family, {})).to(device)
-            if learned
-            else None
-        )
+        self.bias = make_bias(variant.family, heads, sizes.offset_scale, **options).to(device) if learned else None
         inside = self.bias.rank if self.bias is not None and variant.columns == "inside" else 0
         if inside >= width:
             raise ValueError(f"{inside} columns do not go inside a head of {width}")
@@ -177,7 +173,8 @@ class Case:
 
 
 def _runs_here(variant: Variant, sizes: Sizes, n: int, device: torch.device, backward: bool) -> bool:
-    if variant.columns == "inside" and variant.family == "fourier" and 2 * sizes.frequencies >= sizes.head_width:
+    rank = 2 * sizes.frequencies if variant.family == "fourier" else 2
+    if variant.columns == "inside" and rank >= sizes.head_width:
         return False
     units = sizes.hidden if variant.backend == "oracle" else 1
     stored = 0 if variant.backend in ("table", "blocked", "folded", "flex") or variant == PLAIN else n * n
@@ -251,7 +248,14 @@ def _add_memory(rows: list[dict[str, Any]], variants: Sequence[Variant], sizes: 
     if device.type != "cuda" and not Path("/proc/self/clear_refs").exists():
         return  # only Linux says what a process used at most since a moment
     for variant in tqdm(variants, desc="peak memory", unit="variant", disable=None):
-        for (n, name), bytes_ in measure(variant, sizes, device).items():
+        try:
+            measured = measure(variant, sizes, device)
+        except subprocess.CalledProcessError as error:
+            tqdm.write(
+                f"peak memory is left out: a process to measure it ended with code {error.returncode}", sys.stderr
+            )
+            return
+        for (n, name), bytes_ in measured.items():
             peaks[variant.family, variant.backend, variant.columns, n, name] = bytes_
     for row in rows:
         peak = peaks.get((row["family"], row["backend"], row["columns"], row["n"], row["pass"]))

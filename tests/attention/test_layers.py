@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -217,9 +219,11 @@ def test_dtypes(dtype):
     data = [x.to(dtype) for x in make_inputs()]
     read = layer(*data)
     again = layer(*data, read.centres, need_weights=True)
-    for tensor in (read.output, read.centres, again.output, again.weights):
+    for tensor in (read.output, again.output, again.weights):
         assert tensor.dtype == dtype
         assert tensor.isfinite().all()
+    # Half precision has no whole numbers beyond 256: positions are never coarser than float32.
+    assert read.centres.dtype == again.centres.dtype == torch.promote_types(dtype, torch.float32)
 
 
 def test_no_projection_bias():
@@ -425,12 +429,61 @@ def test_autocast(family, backend):
         (grad,) = torch.autograd.grad(expected.output.square().sum(), centres)
         with torch.autocast("cpu", torch.bfloat16):
             found = layer(x, x, x, centres)
+            inside = torch.autograd.grad(found.output.float().square().sum(), centres, retain_graph=True)[0]
         assert found.output.dtype == torch.bfloat16
         assert found.centres.dtype == torch.float32  # positions of long contents do not fit into 8 bits
         scale = expected.output.abs().max()
         assert (found.output - expected.output).abs().max() < 0.03 * scale
         (coarse,) = torch.autograd.grad(found.output.float().square().sum(), centres)
         assert (coarse - grad).norm() < 0.1 * grad.norm()
+        assert (inside - grad).norm() < 0.1 * grad.norm()
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize(("family", "backend"), [*[w for w in WAYS if w != ("gaussian", "folded")], ("mlp", "sdpa")])
+def test_positions_of_long_contents_in_half_precision(family, backend, need_weights):
+    torch.manual_seed(0)
+    layer = IndirectAttention(16, 2, bias=family, offset_scale=3.0, backend=backend)
+    x = torch.randn(1, 600, 16)
+    expected = layer(x, x, x).output
+    limit = 0.03 * expected.abs().max()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x, x, x, need_weights=need_weights)
+    assert (found.output - expected).abs().max() < limit
+    layer = layer.to(torch.bfloat16)
+    found = layer(x.bfloat16(), x.bfloat16(), x.bfloat16(), need_weights=need_weights)
+    expected = copy.deepcopy(layer).float()(x, x, x).output  # rounding its parameters is another matter
+    assert (found.output - expected).abs().max() < limit
+    found.output.float().sum().backward()
+    assert layer.q_proj.weight.grad.isfinite().all()
+
+
+def test_a_bias_of_other_heads_is_refused():
+    with pytest.raises(ValueError, match="the bias has 1 heads, the layer 4"):
+        IndirectAttention(16, 4, bias=MLPBias(1))
+    assert IndirectAttention(16, 4, bias=MLPBias(4, offset_scale=7.0)).centre_update.scale == 7.0
+
+
+def test_more_queries_than_values_when_they_have_centres():
+    layer = IndirectAttention(16, 2)
+    query, content = torch.randn(1, 9, 16), torch.randn(1, 5, 16)
+    assert layer(query, content, content, torch.rand(1, 9) * 5).output.shape == (1, 9, 16)
+    with pytest.raises(ValueError, match="9 queries for 5 values"):
+        layer(query, content, content)
+
+
+@pytest.mark.parametrize("family", ["none", "mlp", "gaussian", "fourier"])
+def test_layer_exports_for_any_length(family):
+    torch.manual_seed(0)
+    layer = IndirectAttention(16, 2, bias=family, dtype=torch.float64).eval()
+    x, longer = torch.randn(2, 9, 16, dtype=torch.float64), torch.randn(2, 150, 16, dtype=torch.float64)
+    length = torch.export.Dim("length", min=2, max=4096)
+    shapes = {name: {1: length} for name in ("query", "context", "content", "centres")}
+    exported = torch.export.export(layer, (x, x, x, torch.arange(9).expand(2, 9).double()), dynamic_shapes=shapes)
+    centres = torch.arange(150).double() + torch.randn(2, 150).double()
+    torch.testing.assert_close(
+        exported.module()(longer, longer, longer, centres)[0], layer(longer, longer, longer, centres).output
+    )
 
 
 @pytest.mark.parametrize("family", ["none", "mlp", "gaussian", "fourier"])
