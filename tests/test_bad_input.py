@@ -136,6 +136,14 @@ def test_an_added_key_in_a_sweep_is_refused_once(command, tmp_path):
 #: More of them, without the command around: it says of all of them what it says of those above.
 MORE_VALUES = [
     ("model.bias=mpl", ["model.bias", "'mlp'", "'none'"]),
+    ("model.bias=indattn.models.decoder.Decoder", ["model.bias", "PositionBias"]),
+    ("model.bias=nowhere.Bias", ["model.bias", "No module named 'nowhere'"]),
+    ("model.backend=quick", ["model.backend", "'auto'", "'folded'"]),
+    ("model.backend=folded", ["model.backend='folded'", "not separable"]),
+    ("model.backend=flex", ["model.backend='flex'", "no gradients on cpu"]),
+    ("model.bias_columns=outside", ["model.bias_columns", "'inside'"]),
+    ("model.bias_columns=inside", ["model.bias_columns", "separable"]),
+    ("model.bias_frequencies=0", ["model.bias_frequencies=0"]),
     ("model.centre_update=add", ["model.centre_update", "'additive'"]),
     ("noise=inf", ["noise=inf"]),
     ("noise=null", ["noise"]),
