@@ -14,7 +14,7 @@ __all__ = ["folded_attention"]
 
 #: Head widths that are a multiple of this keep the fused kernels on their fast path.
 WIDTH_MULTIPLE = 8
-#: Elements of q beyond which, on a CPU, items of the batch go one after the other, to save memory.
+#: Elements of q beyond which, on a CPU, items with many columns go one after the other, to save memory.
 LARGE = 2**20
 
 
@@ -33,7 +33,8 @@ def folded_attention(
         dropout_p: probability that a weight is dropped.
         scale: factor on ``q . k``.
     """
-    if not torch.compiler.is_compiling() and q.device.type == "cpu" and len(q) > 1 and q.numel() > LARGE:
+    wide = q.shape[-1] + u.shape[-1] > 1.25 * v.shape[-1]
+    if wide and not torch.compiler.is_compiling() and q.device.type == "cpu" and len(q) > 1 and q.numel() > LARGE:
         # An item at a time: the widened copies and their gradients then live one after the other.
         parts = [x.expand(len(q), -1, -1, -1).split(1) for x in (q, k, v, u, w)]
         masks = [None] * len(q) if mask is None else mask.expand(len(q), -1, -1, -1).split(1)
