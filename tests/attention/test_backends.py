@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indattn.attention import BoxBias, FourierBias, GaussianBias, MLPBias, PositionBias, attend, blocks, table
+from indattn.attention import BoxBias, FourierBias, GaussianBias, MLPBias, PositionBias, attend, blocks, folded, table
 from indattn.attention.backends import FOLD_TOLERANCE, why_not
 
 FAMILIES = ("mlp", "gaussian", "fourier", "box")
@@ -297,6 +297,13 @@ def test_deterministic_mode(family, backend):
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_folding_item_by_item(plain, monkeypatch):
+    monkeypatch.setattr(folded, "LARGE", 0)
+    bias = made("fourier")
+    compare(bias, inputs(bias, batch=3), "folded", mask=random_mask(3, 1, 4, 20), plain=plain)
 
 
 def test_a_block_is_all_that_is_ever_made(monkeypatch):
