@@ -91,8 +91,7 @@ class _Table:
             return False
         # Beyond the outermost kinks f is a line: moving a centre there changes its whole row by a constant.
         # Whole numbers, and clamped in the centres' own precision here as there: a window off by one is another f.
-        outermost = (math.floor(-finite.max().item()) - 1, math.ceil(self.n - finite.min().item()))
-        self.bounds = outermost
+        self.bounds = (math.floor(-finite.max().item()) - 1, math.ceil(self.n - finite.min().item()))
         low, high = (x.item() for x in centres.clamp(*self.bounds).aminmax())
         if not high - low <= LONGEST_TABLE * self.n:  # also when a centre is not a number
             return False
