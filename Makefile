@@ -49,7 +49,7 @@ figures: $(READY)  ## figures and tables of the runs there are
 
 bench: $(READY)  ## what attentions, training steps and commands cost here: about 15 minutes, with nothing else running
 	$(BIN)/indattn bench attention rounds=5 attention.lengths=[128,512,2048,4096]
-	$(BIN)/indattn bench step startup
+	$(BIN)/indattn bench step profile startup
 
 clean:  ## remove the environment and caches (results stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -117,21 +117,22 @@ keys
     "bench": Verb(
         "indattn.bench:run",
         "time attentions, training steps and commands, as ratios within one run",
-        """usage: indattn bench attention | step | startup [KEY=VALUE ...]
+        """usage: indattn bench attention | step | profile | startup [KEY=VALUE ...]
 
 examples
   indattn bench attention                                 every family and backend against plain attention
   indattn bench attention attention.lengths=[512,2048,4096] attention.families=[mlp,gaussian] rounds=5
   indattn bench step                                      a training step, the paper's size, self-attention on and off
   indattn bench step models=[standard,indirect,cross] rounds=20
+  indattn bench profile models=[standard,indirect]        where the time of a training step goes
   indattn bench startup                                   how long the command line takes to answer
 
 keys
   rounds=N  threads=1  device=auto  format=table|csv|json  results_dir=results
   attention.lengths=[...]  .batch  .heads  .head_width  .hidden  .frequencies  .offset_scale  .families  .memory
-  models=[...]  steps=N  task=sorting  size=paper  (of step)""",
+  models=[...]  steps=N  task=sorting  size=paper  (of step and profile)""",
         "bench",
-        words=("attention", "step", "startup"),
+        words=("attention", "step", "profile", "startup"),
     ),
 }
 

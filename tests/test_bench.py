@@ -42,6 +42,18 @@ def test_models_differ_only_in_what_their_file_says(compose):
     assert config == before
 
 
+def test_profile_says_where_the_time_goes(compose, tmp_path):
+    small = ("self_attention=[false]", "model.layers=2", "model.width=16")
+    config = compose("bench=[profile]", "models=[indirect]", *small, verb="bench")
+    config.results_dir = str(tmp_path)
+    run(config)
+    table = pd.read_csv(tmp_path / "tables" / "bench_profile.csv")
+    assert {"aten::addmm", "aten::mm"} <= set(table["operator"])
+    assert table["milliseconds"].is_monotonic_decreasing
+    assert 0.3 < table["share"].sum() <= 1
+    assert (table["calls"] > 0).all()
+
+
 def test_attention_writes_table_and_figure(compose, tmp_path):
     config = compose(
         "bench=[attention]",

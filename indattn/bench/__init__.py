@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig
 
 from indattn.bench.attention import bench_attention
 from indattn.bench.startup import bench_startup
-from indattn.bench.step import bench_step
+from indattn.bench.step import bench_profile, bench_step
 from indattn.environment import describe, pick_device, set_threads
 from indattn.errors import UserError, nearest
 from indattn.runs import atomic, write_json
@@ -24,6 +24,7 @@ __all__ = ["BENCHES", "bench_attention", "bench_startup", "bench_step", "run"]
 BENCHES: dict[str, tuple[Callable[[DictConfig, torch.device], list[dict[str, Any]]], str]] = {
     "attention": (bench_attention, "One attention; ratios to plain scaled_dot_product_attention in the same round"),
     "step": (bench_step, "Training step; ratio to the first model, median of rounds (low, high)"),
+    "profile": (bench_profile, "Training step by operator: those of at least 1% of its time, own time alone"),
     "startup": (bench_startup, "Whole processes; ratio to an empty Python program, median of rounds"),
 }
 

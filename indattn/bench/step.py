@@ -17,7 +17,7 @@ from indattn.errors import UserError
 from indattn.evaluation import to_device
 from indattn.models.matching import count_parameters
 
-__all__ = ["bench_step"]
+__all__ = ["bench_profile", "bench_step"]
 
 
 class TrainingStep:
@@ -55,6 +55,13 @@ class TrainingStep:
             self.seconds(1)
         return counter.get_total_flops()
 
+    def profile(self, steps: int = 3) -> list[tuple[str, float, float]]:
+        """Operator, calls a step and milliseconds a step of its own, most expensive first, by torch's profiler."""
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            self.seconds(steps)
+        events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
+        return [(e.key, e.count / steps, e.self_cpu_time_total / 1000 / steps) for e in events]
+
 
 def matmul_rate(device: torch.device, size: int = 1024) -> float:
     """Floating-point operations a second of one large matrix product: the rate nothing here can exceed."""
@@ -86,8 +93,7 @@ def bench_step(config: DictConfig, device: torch.device) -> list[dict[str, Any]]
     Raises:
         UserError: if no model is named.
     """
-    if not all(isinstance(config[key], ListConfig) and config[key] for key in ("models", "self_attention")):
-        raise UserError("models and self_attention: must be lists, as models=[standard,indirect]")
+    _check_models(config)
     rows = []
     for self_attention in config.self_attention:
         steps = {name: TrainingStep(with_model(config, name, self_attention), device) for name in config.models}
@@ -118,3 +124,33 @@ def bench_step(config: DictConfig, device: torch.device) -> list[dict[str, Any]]
                 }
             )
     return rows
+
+
+def bench_profile(config: DictConfig, device: torch.device) -> list[dict[str, Any]]:
+    """Where the time of a training step goes: the operators of each model that take at least 1% of it."""
+    _check_models(config)
+    rows = []
+    for self_attention in config.self_attention:
+        for name in config.models:
+            step = TrainingStep(with_model(config, name, self_attention), device)
+            step.seconds(2)  # warm up
+            events = step.profile()
+            total = sum(milliseconds for *_, milliseconds in events)
+            rows += [
+                {
+                    "self_attention": self_attention,
+                    "model": name,
+                    "operator": operator[:60],
+                    "calls": calls,
+                    "milliseconds": milliseconds,
+                    "share": milliseconds / total,
+                }
+                for operator, calls, milliseconds in events
+                if milliseconds >= 0.01 * total
+            ]
+    return rows
+
+
+def _check_models(config: DictConfig) -> None:
+    if not all(isinstance(config[key], ListConfig) and config[key] for key in ("models", "self_attention")):
+        raise UserError("models and self_attention: must be lists, as models=[standard,indirect]")
