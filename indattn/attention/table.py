@@ -197,6 +197,7 @@ class _ShortAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, centres: Tensor, *rest: Any) -> Tensor:
         slope, start, out, shift, mask, scale = rest
         table = _Table(slope, start, out, shift, centres, v.shape[2])
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # once, not in each product
         scores = ((q * scale) @ k.transpose(-2, -1)).add_(table(centres))
         weights = torch.softmax(scores if mask is None else scores.add_(mask), dim=-1)
         ctx.table, ctx.scale = table, scale
@@ -214,6 +215,7 @@ class _ShortAttention(torch.autograd.Function):
         q, k, v, centres, weights = ctx.saved_tensors
         grad_scores = torch._softmax_backward_data(grad @ v.transpose(-2, -1), weights, -1, weights.dtype)
         shared = len(centres) == 1
+        grad = grad.contiguous()
         ctx.table.clear()  # a graph may be gone through more than once
         grad_centres = ctx.table.backward(centres, grad_scores.sum(0, keepdim=True) if shared else grad_scores)
         parameters = [x.to(q.dtype) for x in ctx.table.parameter_grads()]
