@@ -341,4 +341,4 @@ def test_bash_completes_with_what_is_installed(command, tmp_path):
     process = ["bash", "--norc", str(tmp_path / "script")]
     out = subprocess.run(process, env=environment, capture_output=True, text=True, timeout=60).stdout
     assert re.search(r"^complete .*hydra_bash_completion indattn$", out, re.MULTILINE)
-    assert "offered model=indirect\n" in out
+    assert "offered model=indirect model=indirect_fourier model=indirect_gaussian\n" in out
