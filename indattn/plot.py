@@ -166,9 +166,10 @@ def paired(table: pd.DataFrame, by: list[str], model: str = "indirect") -> pd.Da
 
 
 def describe_run(run: Run) -> str:
-    """A run in a figure's title."""
+    """A run in a figure's title; its hash tells it from others that differ in another choice."""
     labels = run.labels
-    return f"{labels['task'].replace('_', ' ')}, {labels['model']}, noise {labels['noise']:g}, seed {labels['seed']}"
+    task = labels["task"].replace("_", " ")
+    return f"{task}, {labels['model']}, noise {labels['noise']:g}, seed {labels['seed']}, run {run.path.name}"
 
 
 def recording(run: Run, name: str = "recording") -> dict[str, np.ndarray]:
