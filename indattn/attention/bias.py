@@ -145,9 +145,9 @@ class MLPBias(PositionBias):
         return torch.addcmul(intercept, slope, offset.unsqueeze(-1)).permute(0, 3, 1, 2)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Heads and hidden units."""
-        return self.num_heads, self.first.out_features
+    def size(self) -> tuple[int, int, float]:
+        """Heads, hidden units and scale."""
+        return self.num_heads, self.first.out_features, self.offset_scale
 
     def parameters_per_token(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Slope and start of the hidden units ``(K,)``, out ``(H, K)`` and shift ``(H,)``, for offsets in tokens."""
@@ -156,14 +156,17 @@ class MLPBias(PositionBias):
 
     def pieces(self) -> Pieces:
         """f as straight lines between its kinks, in float32 at least."""
-        return pieces_of([self])[0]
+        dtype = torch.promote_types(self.first.weight.dtype, torch.float32)
+        return make_pieces(*(p.to(dtype) for p in self.parameters_per_token()))
 
 
 def pieces_of(biases: Sequence[MLPBias]) -> list[Pieces]:
-    """The pieces of several f of one size, made together: no more operators than for one."""
-    parameters = [torch.stack(p) for p in zip(*(bias.parameters_per_token() for bias in biases), strict=True)]
-    dtype = torch.promote_types(parameters[0].dtype, torch.float32)
-    kinks, lines = make_pieces(*(p.to(dtype) for p in parameters))
+    """The pieces of several f of one :attr:`MLPBias.size`, made together: hardly more operators than for one."""
+    dtype = torch.promote_types(biases[0].first.weight.dtype, torch.float32)
+    first, second = [bias.first for bias in biases], [bias.second for bias in biases]
+    weight, start = torch.stack([x.weight for x in first]).to(dtype), torch.stack([x.bias for x in first]).to(dtype)
+    out, shift = torch.stack([x.weight for x in second]).to(dtype), torch.stack([x.bias for x in second]).to(dtype)
+    kinks, lines = make_pieces(weight.squeeze(-1) / biases[0].offset_scale, start, out, shift)
     return [Pieces(*one) for one in zip(kinks.unbind(), lines.unbind(), strict=True)]
 
 
@@ -437,4 +440,4 @@ class CentreUpdate(nn.Module):
     def forward(self, centres: Tensor, output: Tensor) -> Tensor:
         """``(B, m)`` or ``(1, m)`` centres and ``(B, m, embed_dim)`` outputs to new centres ``(B, m)``; boxes alike."""
         step = self.step(output)
-        return centres + self.scale * (step.squeeze(-1) if step.shape[-1] == 1 else step)
+        return torch.add(centres, step.squeeze(-1) if step.shape[-1] == 1 else step, alpha=self.scale)

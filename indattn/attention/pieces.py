@@ -10,14 +10,15 @@ layers in one go.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from indattn.attention.functional import offsets
 
-__all__ = ["Pieces", "find_kinks", "find_pieces", "look_up", "make_pieces", "search"]
+__all__ = ["Found", "Pieces", "find_kinks", "find_pieces", "make_pieces", "search"]
 
 
 class Pieces(NamedTuple):
@@ -47,10 +48,11 @@ def find_pieces(slope: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     kinks, on_before = find_kinks(slope, start)
     # At its kink a unit is off, also one that is on before it.
     before = torch.nextafter(kinks, torch.full_like(kinks, -torch.inf))
-    kinks, order = torch.where(on_before, before, kinks).sort()
-    rank = order.argsort()
-    piece = torch.arange(slope.shape[-1] + 1, device=slope.device)
-    return kinks, ((piece > rank.unsqueeze(-1)) ^ on_before.unsqueeze(-1)).to(slope.dtype)
+    switch = torch.where(on_before, before, kinks)
+    kinks = switch.sort()[0]
+    # A piece is known by the kink it begins at. The XOR: a unit that is on before its kink is off after it.
+    begin = F.pad(kinks, (1, 0), value=-torch.inf).unsqueeze(-2)
+    return kinks, ((begin >= switch.unsqueeze(-1)) ^ on_before.unsqueeze(-1)).to(slope.dtype)
 
 
 def make_pieces(slope: Tensor, start: Tensor, out: Tensor, shift: Tensor) -> Pieces:
@@ -62,8 +64,8 @@ def make_pieces(slope: Tensor, start: Tensor, out: Tensor, shift: Tensor) -> Pie
         shift: ``(..., H)``.
     """
     kinks, on = find_pieces(slope.detach(), start.detach())
-    units = torch.cat([slope.unsqueeze(-2) * out, start.unsqueeze(-2) * out], dim=-2)  # (..., 2 H, K)
-    constant = torch.cat([torch.zeros_like(shift), shift], dim=-1).unsqueeze(-1)
+    units = (torch.stack([slope, start], dim=-2).unsqueeze(-2) * out.unsqueeze(-3)).flatten(-3, -2)  # (..., 2 H, K)
+    constant = F.pad(shift, (shift.shape[-1], 0)).unsqueeze(-1)
     with torch.autocast(out.device.type, enabled=False):
         return Pieces(kinks, units @ on + constant)
 
@@ -78,15 +80,14 @@ class Found(NamedTuple):
 
     @property
     def bias(self) -> Tensor:
-        """f at every offset: ``(b, H, m, n)``."""
-        return torch.addcmul(self.intercept, self.slope, self.offset).transpose(0, 1)
+        """f at every offset, heads first: ``(H, b, m, n)``."""
+        return torch.addcmul(self.intercept, self.slope, self.offset)
 
     def backward(self, grad: Tensor, num_pieces: int) -> tuple[Tensor, Tensor]:
         """Gradients of the centres ``(b, m)`` and of the lines ``(2 H, K + 1)`` from that of the bias."""
-        grad = grad.transpose(0, 1)
         both = torch.cat([grad * self.offset, grad]).flatten(1)
         lines = both.new_zeros(len(both), num_pieces).scatter_add_(1, self.piece.expand_as(both), both)
-        return -(grad * self.slope).sum(0).sum(-1), lines
+        return -(grad * self.slope).sum((0, -1)), lines
 
 
 def search(pieces: Pieces, centres: Tensor, num_values: int) -> Found:
@@ -96,33 +97,3 @@ def search(pieces: Pieces, centres: Tensor, num_values: int) -> Found:
     line = pieces.lines.gather(1, piece.expand(len(pieces.lines), -1))
     slope, intercept = line.view(2, len(line) // 2, *offset.shape)
     return Found(offset, piece, slope, intercept)
-
-
-class _LookUp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, centres: Tensor, kinks: Tensor, lines: Tensor, num_values: int) -> Tensor:
-        found = search(Pieces(kinks, lines), centres, num_values)
-        ctx.save_for_backward(*found)
-        ctx.num_pieces = lines.shape[1]
-        return found.bias
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        grad_centres, grad_lines = Found(*ctx.saved_tensors).backward(grad, ctx.num_pieces)
-        return grad_centres, None, grad_lines, None
-
-
-def look_up(pieces: Pieces, centres: Tensor, num_values: int) -> Tensor:
-    """f at every offset, by a search for its piece. Differentiable once, in centres and lines.
-
-    Args:
-        pieces: of one layer.
-        centres: ``(B, m)``, or ``(1, m)`` for every item the same; of the type of the lines.
-        num_values: ``n``.
-
-    Returns:
-        ``(B, H, m, n)`` (or ``(1, H, m, n)``), in memory heads first.
-    """
-    bias: Tensor = _LookUp.apply(centres, pieces.kinks, pieces.lines, num_values)
-    return bias

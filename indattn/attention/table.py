@@ -25,14 +25,15 @@ Both directions are operators of :mod:`torch.library`, so that ``torch.compile``
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from indattn.attention.blocks import backward_blocks, forward_blocks
-from indattn.attention.pieces import Found, Pieces, find_kinks, find_pieces, look_up, make_pieces, search
-from indattn.attention.short import short_attention
+from indattn.attention.pieces import Found, Pieces, find_kinks, find_pieces, make_pieces, search
+from indattn.attention.short import backward_short, forward_short
 
 __all__ = ["reads_pieces", "short_table_attention", "table_attention"]
 
@@ -66,7 +67,7 @@ class _Table:
             self.found: tuple[Tensor, Found] | None = None
 
     def __call__(self, centres: Tensor) -> Tensor:
-        return self._windows(centres) if self.windowed else self._search(centres).bias
+        return self._windows(centres) if self.windowed else self._search(centres).bias.transpose(0, 1)
 
     def backward(self, centres: Tensor, grad: Tensor) -> Tensor:
         return self._backward_windows(centres, grad) if self.windowed else self._backward_pieces(centres, grad)
@@ -150,7 +151,7 @@ class _Table:
         return self.found[1]
 
     def _backward_pieces(self, centres: Tensor, grad: Tensor) -> Tensor:
-        grad_centres, grad_lines = self._search(centres).backward(grad, self.pieces.lines.shape[1])
+        grad_centres, grad_lines = self._search(centres).backward(grad.transpose(0, 1), self.pieces.lines.shape[1])
         sum_gp, sum_g = (grad_lines.double() @ self.on.t()).chunk(2)
         self.sum_g += sum_g
         self.sum_gp += sum_gp
@@ -260,13 +261,41 @@ def reads_pieces(num_values: int) -> bool:
     return not torch.compiler.is_compiling() and num_values < FEWEST_WINDOWED  # a graph must not depend on lengths
 
 
+class _ShortAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, centres: Tensor, *rest: Any) -> Tensor:
+        kinks, lines, mask, scale = rest
+        found = search(Pieces(kinks, lines), centres, v.shape[2])
+        output, saved = forward_short(q, k, v, found.bias, mask, scale)
+        ctx.save_for_backward(*saved, *found)
+        ctx.scale, ctx.num_pieces = scale, lines.shape[1]
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        with _full_precision(grad):
+            q, k, v, weights, *found = ctx.saved_tensors
+            *grads, grad_bias = backward_short(grad, (q, k, v, weights), ctx.scale)
+            if len(found[0]) < grad_bias.shape[1]:  # one row of centres for every item
+                grad_bias = grad_bias.sum(1, keepdim=True)
+            grad_centres, grad_lines = Found(*found).backward(grad_bias, ctx.num_pieces)
+        return *grads, grad_centres, None, grad_lines, None, None
+
+
+def _full_precision(like: Tensor) -> AbstractContextManager[Any]:
+    """Autocast switched off, which takes a while, only where it is on."""
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
 def short_table_attention(
     q: Tensor, k: Tensor, v: Tensor, centres: Tensor, pieces: Pieces, mask: Tensor | None, scale: float
 ) -> Tensor:
     """The same for few values, from pieces that may have been made beforehand: less around it, the bias in memory."""
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)
+    q_, k_, v_, centres, kinks, lines = (x.to(dtype) for x in (q, k, v, centres, *pieces))
     mask = None if mask is None else mask.to(dtype)
-    with torch.autocast(q.device.type, enabled=False):
-        bias = look_up(Pieces(*(x.to(dtype) for x in pieces)), centres.to(dtype), v.shape[2])
-        return short_attention(q_, k_, v_, bias, mask, scale).to(v.dtype)
+    with _full_precision(q):
+        output: Tensor = _ShortAttention.apply(q_, k_, v_, centres, kinks, lines, mask, scale)
+    return output.to(v.dtype)

@@ -5,8 +5,8 @@ from indattn.attention import IndirectAttention, MLPBias
 from indattn.attention.bias import pieces_of
 from indattn.attention.functional import indirect_attention, offsets
 from indattn.attention.layers import prepare
-from indattn.attention.pieces import look_up, make_pieces
-from indattn.attention.short import short_attention
+from indattn.attention.pieces import make_pieces, search
+from indattn.attention.short import backward_short, forward_short
 
 
 def parameters(layers=(), hidden=7, heads=3, dtype=torch.float64):
@@ -21,9 +21,9 @@ def parameters(layers=(), hidden=7, heads=3, dtype=torch.float64):
 
 
 def definition(slope, start, out, shift, offset):
-    """``(b, H, m, n)`` at offsets ``(b, m, n)``."""
+    """``(H, b, m, n)`` at offsets ``(b, m, n)``."""
     units = (slope * offset.unsqueeze(-1) + start).relu()
-    return (units @ out.t() + shift).movedim(-1, 1)
+    return (units @ out.t() + shift).movedim(-1, 0)
 
 
 def same(ours, theirs, leaves, **tolerance):
@@ -39,7 +39,15 @@ def test_looking_up_is_the_definition():
     # -0.5 is the kink two units share; far offsets lie in the outermost pieces.
     centres = torch.tensor([[0.5, 1.5, -40.0], [0.123, 2.7, 60.0]], dtype=torch.float64, requires_grad=True)
     theirs = definition(*leaves, offsets(centres, 5))
-    same(look_up(make_pieces(*leaves), centres, 5), theirs, [centres, *leaves])
+    pieces = make_pieces(*leaves)
+    found = search(pieces, centres, 5)
+    torch.testing.assert_close(found.bias, theirs)
+    direction = torch.randn_like(theirs)
+    grad_centres, grad_lines = found.backward(direction, 8)
+    grads = torch.autograd.grad(pieces.lines, leaves, grad_lines)
+    expected = torch.autograd.grad(theirs, [centres, *leaves], direction)
+    for one, other in zip([grad_centres, *grads], expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_float32_loses_no_more_than_the_definition():
@@ -47,7 +55,7 @@ def test_float32_loses_no_more_than_the_definition():
     centres = torch.arange(10.0).unsqueeze(0) + 0.3
     exact = definition(*leaves, offsets(centres.double(), 10))
     rounded = [x.float() for x in leaves]
-    found = look_up(make_pieces(*rounded), centres, 10)
+    found = search(make_pieces(*rounded), centres, 10).bias
     assert found.dtype == torch.float32
     assert (found - exact).abs().max() < 2e-6 * exact.abs().max()
 
@@ -62,30 +70,31 @@ def test_several_layers_at_once_are_each_alone():
         same(together.lines[layer], alone.lines, leaves)
 
 
-def test_gradcheck_of_looking_up():
-    leaves = parameters(hidden=4, heads=2)
-    centres = torch.tensor([[0.31, 1.7]], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda c, *p: look_up(make_pieces(*p), c, 3), (centres, *leaves))
-
-
 @pytest.mark.parametrize("n", [1, 7, 15, 16, 20])  # rows shorter than a register have a softmax of their own
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 def test_short_attention_is_the_definition(n, shared, masked):
     torch.manual_seed(0)
-    q, k, v, bias = (
+    q, k, v, bias = leaves = [
         torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-        for shape in ((2, 3, 5, 4), (2, 3, n, 4), (2, 3, n, 6), (1 if shared else 2, 3, 5, n))
-    )
+        for shape in ((2, 3, 5, 4), (2, 3, n, 4), (2, 3, n, 6), (3, 1 if shared else 2, 5, n))
+    ]
     mask = torch.randn(2, 1, 1, n, dtype=torch.float64) if masked else None
-    theirs, _ = indirect_attention(q, k, v, bias, mask, scale=0.4)
-    same(short_attention(q, k, v, bias, mask, 0.4), theirs, [q, k, v, bias])
+    theirs, _ = indirect_attention(q, k, v, bias.transpose(0, 1), mask, scale=0.4)
+    with torch.no_grad():
+        ours, saved = forward_short(q, k, v, bias, mask, 0.4)
+        direction = torch.randn_like(ours)
+        *grads, grad_bias = backward_short(direction, saved, 0.4)
+    torch.testing.assert_close(ours, theirs)
+    grads.append(grad_bias.sum(1, keepdim=True) if shared else grad_bias)
+    for one, other in zip(grads, torch.autograd.grad(theirs, leaves, direction), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_short_attention_takes_large_scores():
     q = torch.full((1, 1, 1, 1), 1e4)
     k, v = torch.tensor([1.0, 2.0, -3.0]).view(1, 1, 3, 1), torch.eye(3).view(1, 1, 3, 3)
-    assert short_attention(q, k, v, torch.zeros(1, 1, 1, 3)).flatten().tolist() == [0, 1, 0]
+    assert forward_short(q, k, v, torch.zeros(1, 1, 1, 3), None, 1.0)[0].flatten().tolist() == [0, 1, 0]
 
 
 def stack(count=3, biases=None, **options):
