@@ -29,7 +29,8 @@ from indattn.attention.blocks import blocked_attention
 from indattn.attention.flex import flex_indirect_attention
 from indattn.attention.folded import folded_attention
 from indattn.attention.functional import fused_indirect_attention, indirect_attention
-from indattn.attention.table import table_attention
+from indattn.attention.pieces import Pieces
+from indattn.attention.table import reads_pieces, short_table_attention, table_attention
 
 __all__ = ["BACKENDS", "FOLD_TOLERANCE", "attend", "why_not"]
 
@@ -81,6 +82,7 @@ def attend(
     dropout_p: float = 0.0,
     scale: float | None = None,
     backend: str = "auto",
+    pieces: Pieces | None = None,
 ) -> Tensor:
     """Indirect attention with a bias module (section 5, definition 1), by the backend asked for.
 
@@ -94,6 +96,7 @@ def attend(
         dropout_p: probability that a weight is dropped.
         scale: factor on ``q . k``; ``1 / sqrt(d_h)`` when ``None``.
         backend: one of :data:`BACKENDS`.
+        pieces: those of ``bias`` (``mlp``), if they are made already (:func:`indattn.attention.layers.prepare`).
 
     Returns:
         ``(B, H, m, d_v)``.
@@ -142,9 +145,10 @@ def attend(
         output = folded_attention(q, k, v, u, w, attn_mask, dropout_p, scale)
     elif backend == "table":
         assert isinstance(bias, MLPBias)
-        slope = bias.first.weight.squeeze(-1) / bias.offset_scale
-        lines = (slope, bias.first.bias, bias.second.weight, bias.second.bias)
-        output = table_attention(q, k, v, centres, *lines, attn_mask, scale)
+        if reads_pieces(values):
+            output = short_table_attention(q, k, v, centres, pieces or bias.pieces(), attn_mask, scale)
+        else:
+            output = table_attention(q, k, v, centres, *bias.parameters_per_token(), attn_mask, scale)
     elif backend == "blocked":
         output = blocked_attention(q, k, v, centres, bias, attn_mask, scale)
     else:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from indattn.attention.functional import offsets
+from indattn.attention.pieces import Pieces, make_pieces
 
 __all__ = [
     "FAMILIES",
@@ -137,42 +138,36 @@ class MLPBias(PositionBias):
     def at_centres(self, centres: Tensor, num_values: int) -> Tensor:
         """Bias ``(B, H, m, n)`` for centres ``(B, m)`` that moved, exact through :meth:`pieces`."""
         offset = offsets(centres, num_values)
-        kinks, slopes, intercepts = self.pieces()
+        kinks, lines = self.pieces()
         # Which piece an offset falls in is a constant almost everywhere: no gradient passes through the search.
-        piece = torch.searchsorted(kinks.detach(), offset.detach().contiguous())
-        line = torch.cat([slopes, intercepts], dim=-1)[piece]  # (B, m, n, 2H)
-        slope, intercept = line.chunk(2, dim=-1)
+        piece = torch.searchsorted(kinks, offset.detach().contiguous())
+        slope, intercept = lines.t()[piece].chunk(2, dim=-1)  # (B, m, n, H) each
         return torch.addcmul(intercept, slope, offset.unsqueeze(-1)).permute(0, 3, 1, 2)
 
-    def pieces(self) -> tuple[Tensor, Tensor, Tensor]:
-        """f as straight lines between its kinks.
+    @property
+    def size(self) -> tuple[int, int, float]:
+        """Heads, hidden units and scale."""
+        return self.num_heads, self.first.out_features, self.offset_scale
 
-        Crossing the kink of a hidden unit from the left switches it on (``w > 0``) or off (``w < 0``); a dead
-        unit (``w = 0``) adds a constant. Slopes and intercepts are prefix sums over the sorted kinks, so
-        gradients reach every parameter.
+    def parameters_per_token(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Slope and start of the hidden units ``(K,)``, out ``(H, K)`` and shift ``(H,)``, for offsets in tokens."""
+        slope = self.first.weight.squeeze(-1) / self.offset_scale
+        return slope, self.first.bias, self.second.weight, self.second.bias
 
-        Returns:
-            kinks ``(hidden,)`` in tokens, ascending; slopes and intercepts ``(hidden + 1, H)``, a row a piece.
-        """
+    def pieces(self) -> Pieces:
+        """f as straight lines between its kinks, in float32 at least."""
         dtype = torch.promote_types(self.first.weight.dtype, torch.float32)
-        w, b = self.first.weight.squeeze(-1).to(dtype) / self.offset_scale, self.first.bias.to(dtype)
-        out = self.second.weight.transpose(0, 1).to(dtype)  # (hidden, H)
-        dead = w == 0
-        kink = torch.where(dead, torch.inf, -b / torch.where(dead, torch.ones_like(w), w))
-        # At its kink a unit is off, also one that is on before it.
-        kinks, order = torch.where(w < 0, torch.nextafter(kink, torch.full_like(kink, -torch.inf)), kink).sort()
-        # A dead unit's value does not depend on w here, but its gradient does where the unit is on.
-        on = (w < 0) | (dead & (b > 0))
-        leftmost_slope = (torch.where(on, w, torch.zeros_like(w)).unsqueeze(-1) * out).sum(0)
-        always_on = torch.where(w < 0, b, torch.where(dead, b.relu(), torch.zeros_like(b)))
-        leftmost_intercept = (always_on.unsqueeze(-1) * out).sum(0) + self.second.bias
-        slope_steps = (w.abs().unsqueeze(-1) * out)[order]
-        intercept_steps = ((w.sign() * b).unsqueeze(-1) * out)[order]
-        sums = torch.ones(len(w) + 1, len(w) + 1, device=w.device, dtype=dtype).tril()  # deterministic, also on CUDA
-        with torch.autocast(w.device.type, enabled=False):
-            slopes = sums @ torch.cat([leftmost_slope.unsqueeze(0), slope_steps])
-            intercepts = sums @ torch.cat([leftmost_intercept.unsqueeze(0), intercept_steps])
-        return kinks, slopes, intercepts
+        return make_pieces(*(p.to(dtype) for p in self.parameters_per_token()))
+
+
+def pieces_of(biases: Sequence[MLPBias]) -> list[Pieces]:
+    """The pieces of several f of one :attr:`MLPBias.size`, made together: hardly more operators than for one."""
+    dtype = torch.promote_types(biases[0].first.weight.dtype, torch.float32)
+    first, second = [bias.first for bias in biases], [bias.second for bias in biases]
+    weight, start = torch.stack([x.weight for x in first]).to(dtype), torch.stack([x.bias for x in first]).to(dtype)
+    out, shift = torch.stack([x.weight for x in second]).to(dtype), torch.stack([x.bias for x in second]).to(dtype)
+    kinks, lines = make_pieces(weight.squeeze(-1) / biases[0].offset_scale, start, out, shift)
+    return [Pieces(*one) for one in zip(kinks.unbind(), lines.unbind(), strict=True)]
 
 
 class GaussianBias(PositionBias):
@@ -445,4 +440,4 @@ class CentreUpdate(nn.Module):
     def forward(self, centres: Tensor, output: Tensor) -> Tensor:
         """``(B, m)`` or ``(1, m)`` centres and ``(B, m, embed_dim)`` outputs to new centres ``(B, m)``; boxes alike."""
         step = self.step(output)
-        return centres + self.scale * (step.squeeze(-1) if step.shape[-1] == 1 else step)
+        return torch.add(centres, step.squeeze(-1) if step.shape[-1] == 1 else step, alpha=self.scale)

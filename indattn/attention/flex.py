@@ -59,8 +59,8 @@ def _kernel(device: str) -> Any:
 
 
 def _mlp(bias: MLPBias) -> Callable[[Tensor, Tensor], Tensor]:
-    kinks, slopes, intercepts = bias.pieces()
-    kinks = kinks.detach().contiguous()
+    kinks, lines = bias.pieces()
+    slopes, intercepts = lines.t().contiguous().chunk(2, dim=-1)
     steps = [2**power for power in reversed(range(len(kinks).bit_length()))]
 
     def position(h: Tensor, offset: Tensor) -> Tensor:

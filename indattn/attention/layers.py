@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from indattn.attention.backends import BACKENDS, attend
-from indattn.attention.bias import CentreUpdate, PositionBias, bias_options, make_bias
+from indattn.attention.bias import CentreUpdate, MLPBias, PositionBias, bias_options, make_bias, pieces_of
 from indattn.attention.functional import indirect_attention, merge_masks
+from indattn.attention.pieces import Pieces
+from indattn.attention.table import reads_pieces
 
-__all__ = ["AttentionOutput", "IndirectAttention"]
+__all__ = ["AttentionOutput", "IndirectAttention", "prepare"]
 
 
 class AttentionOutput(NamedTuple):
@@ -141,6 +144,7 @@ class IndirectAttention(nn.Module):
         key_padding_mask: Tensor | None = None,
         attn_mask: Tensor | None = None,
         need_weights: bool = False,
+        pieces: Pieces | None = None,
     ) -> AttentionOutput:
         """Read the content under the keys of the context.
 
@@ -156,6 +160,7 @@ class IndirectAttention(nn.Module):
             key_padding_mask: ``(B, n)``; ``True`` hides a position whose key *and* value are padding.
             attn_mask: ``(m, n)``, ``(B, m, n)`` or ``(B, H, m, n)``; ``True`` forbids, floats are added.
             need_weights: also return weights and bias (takes the literal path, whatever the backend).
+            pieces: what :func:`prepare` made for this layer; without it the layer does that itself.
 
         Raises:
             ValueError: if the context is longer than the content, there are more queries than values whose
@@ -180,7 +185,7 @@ class IndirectAttention(nn.Module):
             bias = self._bias(centres, num_queries, num_values)
             heads, weights = indirect_attention(q, k, v, bias, mask, dropout_p)
         else:
-            heads = attend(q, k, v, self.bias, centres, mask, dropout_p, backend=self.backend)
+            heads = attend(q, k, v, self.bias, centres, mask, dropout_p, backend=self.backend, pieces=pieces)
         output = self.out_proj(heads.transpose(1, 2).reshape(batch, num_queries, self.embed_dim))
         new_centres = self._moved(centres, output)
         if not self.batch_first:
@@ -217,6 +222,26 @@ class IndirectAttention(nn.Module):
     def extra_repr(self) -> str:
         """Shown by ``print(module)``."""
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, batch_first={self.batch_first}"
+
+
+def prepare(layers: Sequence[IndirectAttention], num_values: int) -> list[Pieces | None]:
+    """What the layers of a stack need of their f's parameters alone, for all of them in one go.
+
+    The paper's f is prepared by some forty operators on a few thousand numbers, which cost the same for one layer as
+    for all. Hand each layer its own (``layer(..., pieces=...)``); where there is nothing to gain it is ``None``.
+
+    Args:
+        layers: they may share an f.
+        num_values: ``n``.
+    """
+    if not reads_pieces(num_values):
+        return [None] * len(layers)
+    readers = [layer for layer in layers if layer.backend in ("auto", "table")]
+    biases = list(dict.fromkeys(layer.bias for layer in readers if isinstance(layer.bias, MLPBias)))
+    if not biases or any(bias.size != biases[0].size for bias in biases):
+        return [None] * len(layers)
+    made: dict[PositionBias | None, Pieces] = dict(zip(biases, pieces_of(biases), strict=True))
+    return [made.get(layer.bias) for layer in layers]
 
 
 def _packed(x: Tensor, *projections: nn.Linear) -> tuple[Tensor, ...]:

@@ -25,15 +25,17 @@ Both directions are operators of :mod:`torch.library`, so that ``torch.compile``
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from indattn.attention.blocks import backward_blocks, forward_blocks
-from indattn.attention.functional import offsets
+from indattn.attention.pieces import Found, Pieces, find_kinks, find_pieces, make_pieces, search
+from indattn.attention.short import backward_short, forward_short
 
-__all__ = ["table_attention"]
+__all__ = ["reads_pieces", "short_table_attention", "table_attention"]
 
 #: Below this many values a query, searching each offset's piece costs less than windows and their kinks.
 FEWEST_WINDOWED = 128
@@ -55,24 +57,20 @@ class _Table:
     def __init__(self, slope: Tensor, start: Tensor, out: Tensor, shift: Tensor, centres: Tensor, n: int) -> None:
         self.n, self.dtype = n, centres.dtype
         self.slope, self.start, self.out, self.shift = (x.double() for x in (slope, start, out, shift))
-        dead = self.slope == 0
-        # A dead unit never changes: its kink lies beyond every offset, and it is on before it or after it.
-        self.kinks = torch.where(dead, torch.inf, -self.start / torch.where(dead, 1.0, self.slope))
-        self.on_before = (self.slope < 0) | (dead & (self.start > 0))
-        self.clear()
+        self.kinks, self.on_before = find_kinks(self.slope, self.start)
+        #: Sums of gradients, over the values where unit t is on: of g and of g p.
+        self.sum_g, self.sum_gp = torch.zeros_like(self.out), torch.zeros_like(self.out)
         self.windowed = n >= FEWEST_WINDOWED and self._prepare_windows(centres)
         if not self.windowed:
-            self._prepare_pieces()
+            self.pieces = make_pieces(slope, start, out, shift)
+            self.on = find_pieces(slope, start)[1].double()
+            self.found: tuple[Tensor, Found] | None = None
 
     def __call__(self, centres: Tensor) -> Tensor:
-        return self._windows(centres) if self.windowed else self._pieces(centres)
+        return self._windows(centres) if self.windowed else self._search(centres).bias.transpose(0, 1)
 
     def backward(self, centres: Tensor, grad: Tensor) -> Tensor:
         return self._backward_windows(centres, grad) if self.windowed else self._backward_pieces(centres, grad)
-
-    def clear(self) -> None:
-        """Start new sums of gradients: ``(H, K)``, over the values where unit t is on, of g and of g p."""
-        self.sum_g, self.sum_gp = torch.zeros_like(self.out), torch.zeros_like(self.out)
 
     def parameter_grads(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients of slope, start, out and shift; the last is zero, for softmax does not see a constant."""
@@ -146,82 +144,18 @@ class _Table:
 
     # Pieces
 
-    def _prepare_pieces(self) -> None:
-        kinks = self.kinks.to(self.dtype)
-        # At its kink a unit is off, also one that is on before it.
-        before = torch.nextafter(kinks, torch.full_like(kinks, -torch.inf))
-        self.sorted_kinks, self.order = torch.where(self.on_before, before, kinks).sort()
-        # Crossing a kink from the left switches its unit off (on before) or on.
-        step = torch.where(self.on_before, -1.0, 1.0)
-        lines = torch.stack([self.slope * self.out, self.start * self.out], dim=-1)  # (H, K, 2)
-        leftmost = (lines * self.on_before.unsqueeze(-1)).sum(1, keepdim=True)
-        leftmost[..., 0, 1] += self.shift
-        lines = torch.cat([leftmost, (lines * step.unsqueeze(-1))[:, self.order]], dim=1).cumsum(1)
-        self.lines = lines.permute(1, 2, 0).flatten(1).to(self.dtype)  # (K + 1, 2 H): slopes, then intercepts
-        self.found: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def _search(self, centres: Tensor) -> tuple[Tensor, Tensor]:
-        """Offsets ``(b, r, n, 1)`` and the piece of each, ``(b r n)``; those of the same centres are found once."""
+    def _search(self, centres: Tensor) -> Found:
+        """What is found for a block in the forward serves its backward."""
         if self.found is None or self.found[0] is not centres:
-            offset = offsets(centres, self.n)
-            piece = torch.searchsorted(self.sorted_kinks, offset).flatten()
-            self.found = centres, offset, piece
-        _, offset, piece = self.found
-        return offset.unsqueeze(-1), piece
-
-    def _pieces(self, centres: Tensor) -> Tensor:
-        offset, piece = self._search(centres)
-        slope, intercept = self.lines.index_select(0, piece).unflatten(0, offset.shape[:3]).chunk(2, dim=-1)
-        return torch.addcmul(intercept, slope, offset).permute(0, 3, 1, 2)
+            self.found = centres, search(self.pieces, centres, self.n)
+        return self.found[1]
 
     def _backward_pieces(self, centres: Tensor, grad: Tensor) -> Tensor:
-        offset, piece = self._search(centres)
-        grad = grad.permute(0, 2, 3, 1)  # (b, r, n, H)
-        both = torch.cat([grad, grad * offset], dim=-1).flatten(0, 2)
-        sums = both.new_zeros(len(self.kinks) + 1, both.shape[-1]).index_add_(0, piece, both)
-        left = sums.double().cumsum(0)
-        before = torch.empty_like(left[:-1])
-        before[self.order] = left[:-1]  # of the pieces left of each unit's kink
-        sum_g, sum_gp = torch.where(self.on_before.unsqueeze(-1), before, left[-1:] - before).t().chunk(2)
+        grad_centres, grad_lines = self._search(centres).backward(grad.transpose(0, 1), self.pieces.lines.shape[1])
+        sum_gp, sum_g = (grad_lines.double() @ self.on.t()).chunk(2)
         self.sum_g += sum_g
         self.sum_gp += sum_gp
-        heads = grad.shape[-1]
-        slope = self.lines[:, :heads].index_select(0, piece).view_as(grad)
-        return -(grad * slope).sum((-2, -1))
-
-
-class _ShortAttention(torch.autograd.Function):
-    """For few values: no blocks, the weights kept for the backward, as little as possible around them."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, centres: Tensor, *rest: Any) -> Tensor:
-        slope, start, out, shift, mask, scale = rest
-        table = _Table(slope, start, out, shift, centres, v.shape[2])
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # once, not in each product
-        scores = ((q * scale) @ k.transpose(-2, -1)).add_(table(centres))
-        weights = torch.softmax(scores if mask is None else scores.add_(mask), dim=-1)
-        ctx.table, ctx.scale = table, scale
-        ctx.save_for_backward(q, k, v, centres, weights)
-        return weights @ v
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        with torch.autocast(grad.device.type, enabled=False):
-            return _ShortAttention._backward(ctx, grad)
-
-    @staticmethod
-    def _backward(ctx: Any, grad: Tensor) -> Any:
-        q, k, v, centres, weights = ctx.saved_tensors
-        grad_scores = torch._softmax_backward_data(grad @ v.transpose(-2, -1), weights, -1, weights.dtype)
-        shared = len(centres) == 1
-        grad = grad.contiguous()
-        ctx.table.clear()  # a graph may be gone through more than once
-        grad_centres = ctx.table.backward(centres, grad_scores.sum(0, keepdim=True) if shared else grad_scores)
-        parameters = [x.to(q.dtype) for x in ctx.table.parameter_grads()]
-        grad_v = weights.transpose(-2, -1) @ grad
-        grad_k = grad_scores.transpose(-2, -1) @ (q * ctx.scale)
-        return (grad_scores @ k).mul_(ctx.scale), grad_k, grad_v, grad_centres, *parameters, None, None
+        return grad_centres
 
 
 @torch.library.custom_op("indattn::table_attention", mutates_args=())
@@ -317,7 +251,51 @@ def table_attention(
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     tensors = [x.to(dtype) for x in (q, k, v, centres, slope, start, out, shift)]
     mask = None if mask is None else mask.to(dtype)
-    short = not torch.compiler.is_compiling() and v.shape[2] < FEWEST_WINDOWED
     with torch.autocast(q.device.type, enabled=False):
-        output: Tensor = (_ShortAttention.apply if short else _forward)(*tensors, mask, scale)
+        output: Tensor = _forward(*tensors, mask, scale)
+    return output.to(v.dtype)
+
+
+def reads_pieces(num_values: int) -> bool:
+    """Whether so few values go through :func:`short_table_attention`."""
+    return not torch.compiler.is_compiling() and num_values < FEWEST_WINDOWED  # a graph must not depend on lengths
+
+
+class _ShortAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, centres: Tensor, *rest: Any) -> Tensor:
+        kinks, lines, mask, scale = rest
+        found = search(Pieces(kinks, lines), centres, v.shape[2])
+        output, saved = forward_short(q, k, v, found.bias, mask, scale)
+        ctx.save_for_backward(*saved, *found)
+        ctx.scale, ctx.num_pieces = scale, lines.shape[1]
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        with _full_precision(grad):
+            q, k, v, weights, *found = ctx.saved_tensors
+            *grads, grad_bias = backward_short(grad, (q, k, v, weights), ctx.scale)
+            if len(found[0]) < grad_bias.shape[1]:  # one row of centres for every item
+                grad_bias = grad_bias.sum(1, keepdim=True)
+            grad_centres, grad_lines = Found(*found).backward(grad_bias, ctx.num_pieces)
+        return *grads, grad_centres, None, grad_lines, None, None
+
+
+def _full_precision(like: Tensor) -> AbstractContextManager[Any]:
+    """Autocast switched off, which takes a while, only where it is on."""
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def short_table_attention(
+    q: Tensor, k: Tensor, v: Tensor, centres: Tensor, pieces: Pieces, mask: Tensor | None, scale: float
+) -> Tensor:
+    """The same for few values, from pieces that may have been made beforehand: less around it, the bias in memory."""
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    q_, k_, v_, centres, kinks, lines = (x.to(dtype) for x in (q, k, v, centres, *pieces))
+    mask = None if mask is None else mask.to(dtype)
+    with _full_precision(q):
+        output: Tensor = _ShortAttention.apply(q_, k_, v_, centres, kinks, lines, mask, scale)
     return output.to(v.dtype)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from indattn.attention import IndirectAttention, PositionBias
 from indattn.attention.bias import bias_options, make_bias
+from indattn.attention.layers import prepare
+from indattn.attention.pieces import Pieces
 
 __all__ = ["Decoder", "DecoderLayer", "DecoderOutput", "ModelConfig"]
 
@@ -113,7 +116,13 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, context: Tensor, content: Tensor, centres: Tensor | None, record: bool
+        self,
+        x: Tensor,
+        context: Tensor,
+        content: Tensor,
+        centres: Tensor | None,
+        record: bool,
+        pieces: Pieces | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """New states, centres for the next layer, and with ``record`` weights and bias."""
         norms = iter(self.norms)
@@ -122,7 +131,7 @@ class DecoderLayer(nn.Module):
             y = norm(x) if self.pre else x
             x = self._add(x, self.self_attention(y, y, y).output, norm)
         norm = next(norms)
-        read = self.attention(norm(x) if self.pre else x, context, content, centres, need_weights=record)
+        read = self.attention(norm(x) if self.pre else x, context, content, centres, need_weights=record, pieces=pieces)
         x = self._add(x, read.output, norm)
         norm = next(norms)
         x = self._add(x, self.ffn(norm(x) if self.pre else x), norm)
@@ -151,9 +160,11 @@ class Decoder(nn.Module):
         """Queries ``(B, m, width)`` read content ``(B, n, width)`` under keys from context ``(B, n, width)``."""
         x, centres = queries, None
         output = DecoderOutput(x)
-        for layer in self.layers:
+        attentions: list[Any] = [layer.attention for layer in self.layers]
+        pieces = [None] * len(attentions) if record else prepare(attentions, content.shape[1])
+        for layer, prepared in zip(self.layers, pieces, strict=True):
             output.centres.append(centres)
-            x, centres, weights, bias = layer(x, context, content, centres, record)
+            x, centres, weights, bias = layer(x, context, content, centres, record, prepared)
             output.weights.append(weights)
             output.biases.append(bias)
         output.states = self.final_norm(x)

@@ -344,3 +344,18 @@ def test_every_model_depends_on_both_sequences(build, model, task):
     for field in ("context", "content"):
         other = {**batch, field: batch[field].flip(0)}
         assert not torch.allclose(network(other)[0], logits)
+
+
+def test_layers_prepared_together_train_alike(build, monkeypatch):
+    network, task, batch = build("indirect", "sorting")
+    move_centres(network)
+
+    def step():
+        network.zero_grad()
+        logits, _ = network(batch)
+        task.loss(logits, batch).backward()
+        return logits, {name: p.grad for name, p in network.named_parameters() if not name.endswith(NO_EFFECT)}
+
+    together = step()
+    monkeypatch.setattr("indattn.models.decoder.prepare", lambda layers, n: [None] * len(layers))
+    torch.testing.assert_close(together, step())
