@@ -117,10 +117,11 @@ keys
     "theory": Verb(
         "indattn.theory:run",
         "measure the paper's lemmas, its figure 1 and the signal-to-noise ratio of trained runs",
-        """usage: indattn theory [figure1 | threshold | training ...] [KEY=VALUE ...]
+        """usage: indattn theory [figure1 | threshold | setting | training ...] [KEY=VALUE ...]
 
   figure1     the three panels of the paper's figure 1, measured under every reading of the text
   threshold   where the critical noise goes for correlated or heavy-tailed noise and for values with a mean
+  setting     one setting of width, heads, noise, weights, covariances, ...: measured beside the closed forms
   training    trained runs that kept checkpoints: sharpness, signal-to-noise ratio and misalignment energy of every
               layer and head, along training and against noise
   (none named: figure1 and threshold)
@@ -128,18 +129,20 @@ keys
 examples
   indattn theory figure1
   indattn theory figure1 widths=[16,64,256] n=128
+  indattn theory setting setting.width=128 setting.heads=4 setting.sigma=0.5 setting.covariance=0.3
   indattn train experiment=theory_training hydra/launcher=joblib && indattn theory training task=synthetic
   indattn theory training run=results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d
 
-Figures (PNG and PDF) go to <results_dir>/figures, the numbers in them to <results_dir>/tables.
+Figures go to <results_dir>/figures, the numbers in them to <results_dir>/tables.
 
 keys
   widths=[...]  n=64  sigmas=[...]  shifts=[...]  random_seed=0  (of figure1 and threshold)
+  setting.*  samples=4000  format=table|csv|json  (of setting)
   examples=128  task=...  model=...  noise=...  seed=...  or in their place run=PATH|[...]  (of training)
   device=auto  threads=auto  progress=auto  results_dir=results""",
         "theory",
         filters=True,
-        words=("figure1", "threshold", "training"),
+        words=("figure1", "threshold", "setting", "training"),
     ),
     "bench": Verb(
         "indattn.bench:run",

@@ -60,13 +60,14 @@ def style(model: str, models: Sequence[str]) -> tuple[str, str, Any]:
     return SPARE[others.index(model) % len(SPARE)]
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PNG and PDF (whole or not at all) and close it."""
+def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write a figure in some formats (whole or not at all) and close it."""
+    undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
     paths = []
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
-        path = stem.with_name(stem.name + suffix)
+    for form in formats:
+        path = stem.with_name(f"{stem.name}.{form}")
         with atomic(path, "wb") as file:
-            figure.savefig(file, format=suffix[1:], dpi=150, metadata=metadata, bbox_inches="tight")
+            figure.savefig(file, format=form, dpi=150, metadata=undated[form], bbox_inches="tight")
         paths.append(path)
     plt.close(figure)
     return paths

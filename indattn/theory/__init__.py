@@ -14,7 +14,12 @@ from indattn.errors import UserError, nearest
 __all__ = ["THEORIES", "run"]
 
 #: Name and function from the configuration and a device to the files it wrote.
-THEORIES = {"training": "indattn.theory.training:follow"}
+THEORIES = {
+    "figure1": "indattn.theory.figure1:figure1",
+    "threshold": "indattn.theory.threshold:threshold",
+    "setting": "indattn.theory.single:single",
+    "training": "indattn.theory.training:follow",
+}
 
 
 def run(config: DictConfig) -> None:

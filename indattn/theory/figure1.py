@@ -2,7 +2,8 @@
 
 The paper's figure has three panels: the signal-to-noise ratio against the noise on the values, the same under
 misalignment against the width d, and the energy gamma of misalignment against d for several mean shifts. The text
-leaves open where the weights come from, what the signal is, and how a mean shift is counted; a reading answers all three.
+leaves open where the weights come from, what the signal is, and how a mean shift is counted; a reading answers all
+three.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def panels(table: pd.DataFrame, reading: Reading, options: Options) -> dict[str,
     here = table[table["source"] == reading.source]
     left = pd.DataFrame({"d": here["d"], "sigma": here["sigma"]})
     if reading.signal == "output":
-        left[["value", "error", "exact"]] = here[["snr", "snr_error", "snr_exact"]]
+        left = left.assign(value=here["snr"], error=here["snr_error"], exact=here["snr_exact"])
     else:
         # The noise's energy, or its variance a coordinate: the energy by what averaging left of d coordinates.
         signal = here["d"] * (here["sharpness_exact"] if reading.signal == "unit" else 1.0)
@@ -156,14 +157,17 @@ def panels(table: pd.DataFrame, reading: Reading, options: Options) -> dict[str,
         shifted.append(rows.groupby("d", as_index=False).first().assign(shift=shift))
     rows = pd.concat(shifted, ignore_index=True)
     right = rows[["d", "shift"]].copy()
-    right[["value", "error", "exact"]] = rows[["misalignment", "misalignment_error", "misalignment_exact"]]
+    right = right.assign(value=rows["misalignment"], error=rows["misalignment_error"], exact=rows["misalignment_exact"])
     right["printed"] = [
         misalignment_energy_as_printed(norm**2, d) for norm, d in zip(rows["shift_norm"], rows["d"], strict=True)
     ]
-    right["threshold"] = {"output": rows["signal_exact"], "value": rows["d"].astype(float), "unit": 1.0}[reading.signal]
+    thresholds = {"output": rows["signal_exact"], "value": rows["d"].astype(float), "unit": 0.0 * rows["d"] + 1.0}
+    right["threshold"] = thresholds[reading.signal]
     middle = rows[["d", "shift"]].copy()
     if reading.signal == "output":
-        middle[["value", "error", "exact"]] = rows[["misaligned_snr", "misaligned_snr_error", "misaligned_snr_exact"]]
+        middle = middle.assign(
+            value=rows["misaligned_snr"], error=rows["misaligned_snr_error"], exact=rows["misaligned_snr_exact"]
+        )
     else:
         middle["value"], middle["exact"] = right["threshold"] / right["value"], right["threshold"] / right["exact"]
         middle["error"] = middle["value"] * right["error"] / right["value"]
@@ -300,7 +304,12 @@ def sharpness_table(options: Options, progress: bool = False) -> pd.DataFrame:
     """
     rows = []
     widths = [d for d in options.widths if d in (16, 64, 256)] or options.widths[:3]
-    cases = [(s, d, x) for s in ("softmax", "independent") for d in widths for x in (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)]
+    cases = [
+        (s, d, x)
+        for s in ("softmax", "independent")
+        for d in widths
+        for x in (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+    ]
     for number, (source, width, sharpening) in enumerate(
         tqdm(cases, desc="sharpness", unit="setting", disable=not progress)
     ):
@@ -347,5 +356,5 @@ def figure1(config: DictConfig, device: torch.device) -> list[Path]:
     paths += save(figures.sharpness(sharpness), root / "figures" / "figure1-sharpness")
     for reading in tqdm(READINGS, desc="figures", unit="figure", disable=not options.progress):
         drawn = figures.reading(panels(table, reading, options), reading, judged)
-        paths += save(drawn, root / "figures" / "figure1" / reading.name)
+        paths += save(drawn, root / "figures" / "figure1" / reading.name, ("png",))
     return paths

@@ -44,14 +44,14 @@ WEIGHTS = ("own", "independent", "one_hot", "uniform")
 ENERGIES = ("sharpness", "signal", "noise", "bound", "misalignment")
 
 #: Floats of values in one batch of samples.
-BATCH = 1 << 23
+BATCH = 1 << 20
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What sections 3 and 4 of the paper leave open, as numbers.
+class SettingNumbers:
+    """What sections 3 and 4 of the paper leave open, as far as it is numbers and words.
 
-    Args:
+    Attributes:
         width: d.
         n: positions.
         heads: H; each has ``d / H`` rows of W and a query of its own.
@@ -62,19 +62,9 @@ class Setting:
         sharpening: factor on the queries; scores have this standard deviation when scaled (``own``,
             ``independent``; standard normal values).
         scaled: whether scores are divided by ``sqrt(d_h)``.
-        projection: ``(d, d)`` W, its rows dealt out to heads in order; ``None`` is the identity, which has the
-            energies of every orthogonal W.
-        covariance: ``(d, d)`` of x; ``None`` is the identity. y has ``other_covariance``.
-        other_covariance: of y.
-        noise_covariance: of the noise.
         value_correlation, noise_correlation: between positions.
         degrees: of freedom of Student's t, whose ratio to Gaussian is one factor a noise vector; ``None`` is Gaussian.
-        query: ``(H, d)`` u of each head before sharpening; ``None``: new directions of norm ``sqrt(d_h)`` a sample.
         queries: read the same values, their energies averaged (1 when a query is given).
-
-    Raises:
-        ValueError: if a number is out of range, the heads do not divide the width, or a matrix is not of the width or
-            not positive semi-definite.
     """
 
     width: int
@@ -86,17 +76,13 @@ class Setting:
     weights: str = "own"
     sharpening: float = 1.0
     scaled: bool = True
-    projection: Tensor | None = None
-    covariance: Tensor | None = None
-    other_covariance: Tensor | None = None
-    noise_covariance: Tensor | None = None
     value_correlation: float = 0.0
     noise_correlation: float = 0.0
     degrees: float | None = None
-    query: Tensor | None = None
     queries: int = 1
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ``ValueError`` if a number is out of range or the heads do not divide the width."""
         for key in ("width", "n", "heads", "queries"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)}: must be at least 1")
@@ -112,6 +98,33 @@ class Setting:
             raise ValueError(f"degrees={self.degrees}: must be positive")
         if self.weights not in WEIGHTS:
             raise ValueError(f"weights={self.weights!r}: must be one of {', '.join(WEIGHTS)}")
+
+
+@dataclass(frozen=True)
+class Setting(SettingNumbers):
+    """A setting with its matrices.
+
+    Args:
+        projection: ``(d, d)`` W, its rows dealt out to heads in order; ``None`` is the identity, which has the
+            energies of every orthogonal W.
+        covariance: ``(d, d)`` of x; ``None`` is the identity.
+        other_covariance: of y.
+        noise_covariance: of the noise.
+        query: ``(H, d)`` u of each head before sharpening; ``None``: new directions of norm ``sqrt(d_h)`` a sample.
+
+    Raises:
+        ValueError: if a number is out of range, the heads do not divide the width, or a matrix is not of the width or
+            not positive semi-definite.
+    """
+
+    projection: Tensor | None = None
+    covariance: Tensor | None = None
+    other_covariance: Tensor | None = None
+    noise_covariance: Tensor | None = None
+    query: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.check()
         for key in ("covariance", "other_covariance", "noise_covariance"):
             _check_covariance(key, getattr(self, key), self.width)
 
@@ -256,9 +269,7 @@ def exact(setting: Setting) -> dict[str, float]:
         shift = torch.full((setting.width,), setting.shift, dtype=torch.float64)
         of_x, of_y = (None if c is None else c.double() for c in (setting.covariance, setting.other_covariance))
         totals["sharpness"] += moments.sharpness / setting.heads
-        totals["signal"] += output_energy(
-            projection, moments, mean, of_x, setting.value_correlation, direction
-        ).item()
+        totals["signal"] += output_energy(projection, moments, mean, of_x, setting.value_correlation, direction).item()
         totals["misalignment"] += misalignment_energy(
             projection, moments, shift, of_x, of_y, setting.value_correlation, direction
         ).item()

@@ -14,6 +14,9 @@ from indattn.errors import UserError
 
 __all__ = ["Options", "show_progress"]
 
+#: Unscaled scores of wider values are so spread out that their moments take minutes to compute.
+WIDEST = 3600
+
 
 def show_progress(config: DictConfig) -> bool:
     """Whether to show a bar."""
@@ -50,6 +53,8 @@ class Options:
             UserError: for a number out of range, saying which.
         """
         widths = _numbers(config, "widths", 2)
+        if max(widths) > WIDEST:
+            raise UserError(f"widths={widths}: at most {WIDEST}")
         n = _whole(config.n, "n", 2)
         return cls(
             widths=[_whole(d, "widths", 2) for d in sorted(set(widths))],
