@@ -115,7 +115,7 @@ def reading(shown: Mapping[str, pd.DataFrame], which: Reading, judged: pd.DataFr
         right.plot(line["d"], line["threshold"], color=THRESHOLD, linewidth=1.1, linestyle=":", label="threshold")
         _log(right, widths)
         right.set(xlabel="width d", ylabel="energy γ", title="Energy of misalignment")
-        right.legend(fontsize=8)
+        right.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.02, 1.02), title="middle and right")
         for axes, panel in ((left, "left"), (middle, "middle"), (right, "right")):
             _said(axes, rows[rows["panel"] == panel], SENTENCES)
         figure.suptitle(which.title[0].upper() + which.title[1:], fontsize=11, y=1.0)
