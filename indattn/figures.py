@@ -25,7 +25,7 @@ from PIL import Image
 from indattn.runs import atomic
 from indattn.statistics import mean_interval
 
-__all__ = ["attention_maps", "bias_curves", "cost_curves", "learning_curves", "noise_curve", "save"]
+__all__ = ["attention_maps", "bias_curves", "cost_curves", "learning_curves", "noise_curve", "reference_lines", "save"]
 
 STYLES = {
     "indirect": ("#D55E00", "o", "-"),
@@ -81,7 +81,8 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf")) ->
     return paths
 
 
-def _reference_lines(axes: Axes, chance: float | None, ceiling: float | None) -> None:
+def reference_lines(axes: Axes, chance: float | None, ceiling: float | None) -> None:
+    """Lines of an accuracy: the best guess without the context, and the best achievable, where known."""
     for value, label, line in ((chance, "best guess without context", ":"), (ceiling, "best achievable", "--")):
         if value is not None and not math.isnan(value):
             axes.axhline(value, color="#666666", linewidth=1.1, linestyle=line, label=label, zorder=1)
@@ -153,7 +154,7 @@ def learning_curves(curves: pd.DataFrame, runs: pd.DataFrame, rows: str, columns
                     axes.set_axis_off()
                     continue
                 of = runs[(runs[rows] == row) & (runs[columns] == column)]
-                _reference_lines(axes, of["chance"].iloc[0], of["ceiling"].iloc[0])
+                reference_lines(axes, of["chance"].iloc[0], of["ceiling"].iloc[0])
                 _band(axes, here, "step", "accuracy", models)
                 name = f"noise {column:g}" if columns == "noise" else str(column).replace("_", " ")
                 axes.set_title(f"{name}\n{textwrap.fill(str(row), 34)}" if row else name)

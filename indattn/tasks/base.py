@@ -108,6 +108,10 @@ class Task(abc.ABC):
     def ceiling(self, kind: str, noise: float) -> float | None:
         """The best achievable accuracy under a misalignment; ``None`` where it is not known."""
 
+    def answer_positions(self, batch: Batch) -> Tensor | None:
+        """Where in the content the value stands that answers each output, ``(B, r)``; ``None``: not one value."""
+        return None
+
     # What follows from that ----------------------------------------------------------------------------------
 
     def draw(self, count: int, generator: Generator, misalignment: Misalignment) -> Batch:

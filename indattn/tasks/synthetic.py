@@ -92,6 +92,12 @@ class Synthetic(Task):
         position = batch["context"][:, 1:].argsort(1) + 1
         return states.gather(1, position.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
 
+    def answer_positions(self, batch: Batch) -> Tensor | None:
+        """Behind the start mark in the order of the symbols, shifted; ``None`` where values have changed places."""
+        shift = batch["shift"].unsqueeze(1) if "shift" in batch else 0
+        positions = (batch["context"][:, 1:].argsort(1) + 1 + shift) % self.content_length
+        return positions if (batch["content"].gather(1, positions) == batch["targets"]).all() else None
+
     def chance(self) -> float:
         """The commonest of the ``n`` values, for every symbol: what a model that finds the values can reach."""
         return shuffled_recall(self.n, self.values, self.n)
