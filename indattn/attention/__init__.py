@@ -3,7 +3,7 @@
 from indattn.attention.backends import BACKENDS, attend
 from indattn.attention.bias import BoxBias, CentreUpdate, FourierBias, GaussianBias, MLPBias, PositionBias
 from indattn.attention.functional import fused_indirect_attention, indirect_attention, offsets
-from indattn.attention.layers import AttentionOutput, IndirectAttention
+from indattn.attention.layers import AttentionOutput, IndirectAttention, prepare
 
 __all__ = [
     "BACKENDS",
@@ -19,4 +19,5 @@ __all__ = [
     "fused_indirect_attention",
     "indirect_attention",
     "offsets",
+    "prepare",
 ]
