@@ -137,9 +137,9 @@ Figures go to <results_dir>/figures, the numbers in them to <results_dir>/tables
 
 keys
   widths=[...]  n=64  sigmas=[...]  shifts=[...]  random_seed=0  (of figure1 and threshold)
-  setting.*  samples=4000  format=table|csv|json  (of setting)
+  setting.*  samples=4000  (of setting)
   examples=128  task=...  model=...  noise=...  seed=...  or in their place run=PATH|[...]  (of training)
-  device=auto  threads=auto  progress=auto  results_dir=results""",
+  format=table|csv|json  device=auto  threads=auto  progress=auto  results_dir=results""",
         "theory",
         filters=True,
         words=("figure1", "threshold", "setting", "training"),

@@ -17,7 +17,7 @@ from indattn.misalignment import Batch
 from indattn.runs import FORMAT, Run, noise_name, open_run, write_json
 from indattn.tasks.base import Task
 
-__all__ = ["Scores", "evaluate", "load_model", "run", "score"]
+__all__ = ["Scores", "evaluate", "load_model", "load_weights", "run", "score"]
 
 
 @dataclass
@@ -71,11 +71,21 @@ def load_model(run: Run, task: Task, config: DictConfig, file: str = "model.safe
     Raises:
         UserError: if the checkpoint is missing, damaged, or not this model's.
     """
+    config.model.backend = "auto"  # the one it was trained with may need another device
+    model = build_model(config, task)
+    load_weights(model, run, file)
+    return model
+
+
+def load_weights(model: nn.Module, run: Run, file: str) -> None:
+    """Give a model the weights of one of its run's checkpoints.
+
+    Raises:
+        UserError: if the checkpoint is missing, damaged, or not this model's.
+    """
     from safetensors.torch import load_file
 
     path = run.path / file
-    config.model.backend = "auto"  # the one it was trained with may need another device
-    model = build_model(config, task)
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError as error:
@@ -85,7 +95,6 @@ def load_model(run: Run, task: Task, config: DictConfig, file: str = "model.safe
         raise UserError(
             f"{path} is damaged or of another model ({reason}); train the run again with force=true"
         ) from error
-    return model
 
 
 def evaluate(

@@ -89,11 +89,10 @@ def test_standard_attention_at_noise_0_is_its_own_twin(compose):
     model, task, batch, twin = parts(compose, "noise=0", "model=standard")
     heads = pd.DataFrame(measure_model(model, task, batch, twin))
     labels = {"task": "t", "model": "m", "noise": 0.0, "seed": 0, "hash": "h", "chance": 0.1, "ceiling": math.nan}
-    layers = by_layer(heads.assign(**labels, step=0, accuracy=0.5))
+    layers = by_layer(heads.assign(**labels, step=0))
     assert len(layers) == 2
-    assert (layers["gamma"] < 1e-10).all()
-    assert (layers["snr_values"] > 1e9).all()
-    assert (layers["snr_forward"] == math.inf).all()
+    assert (layers["gamma"] == 0).all()
+    assert (layers[["snr_values", "snr_forward", "snr_centred"]] == math.inf).all().all()
 
 
 def test_keys_and_values_of_one_sequence_have_no_aligned_values(compose):
@@ -115,7 +114,7 @@ def test_what_rises_first_leads():
     curves = [
         {"task": "t", "model": "m", "noise": 1.0, "layer": 1, "seed": seed, "hash": str(seed), "step": step}
         | {"accuracy": float(step >= 30), "snr_forward": 10.0 if step >= 10 + 2 * seed else 1.0}
-        | {"snr_values": 1.0, "right_weight": math.nan}
+        | {"snr_centred": 1.0, "snr_values": 1.0, "right_weight": math.nan}
         for seed in (0, 1)
         for step in range(0, 41)
     ]
@@ -144,16 +143,23 @@ def test_the_command_follows_runs(compose, capsys):
     assert len(pd.read_csv(root / "tables/theory-training-synthetic-heads.csv")) == 3 * 2 * 2
     assert {path.name for path in (root / "figures").glob("*.png")} == {
         f"theory-training-synthetic-{end}.png"
-        for end in ("snr-forward", "snr-values", "right-weight", "sharpness", "noise")
+        for end in ("snr-forward", "snr-centred", "snr-values", "right-weight", "sharpness", "noise")
     }
     assert not any(plain.path.glob("step-*"))
 
 
 def test_bad_input_gets_one_line(compose, command, tmp_path):
     done, _ = train(compose(*BRIEF, "training.keep_checkpoints=[]"))
+    other = tmp_path / "other"
+    for overrides in ([], ["seed=1", "training.lr=0.01"]):
+        config = compose(*BRIEF, *overrides)
+        config.results_dir = str(other)
+        train(config)
     for words, said in (
         ([f"run={done.path}"], f"{done.path} kept no checkpoints; train it with training.keep_checkpoints="),
         ([f"results_dir={tmp_path / 'results'}"], f"no finished run in {tmp_path / 'results'} kept checkpoints"),
+        ([f"results_dir={other}"], "runs of synthetic differ in more than model, noise and seed (lr=0.002 / lr=0.01)"),
+        (["format=xml"], "format=xml: must be one of"),
         (["examples=0"], "examples=0: must be a whole number of at least 1"),
         (["run=nowhere"], "nowhere: no such folder"),
     ):

@@ -145,9 +145,10 @@ class MLPBias(PositionBias):
         return torch.addcmul(intercept, slope, offset.unsqueeze(-1)).permute(0, 3, 1, 2)
 
     @property
-    def size(self) -> tuple[int, int, float]:
-        """Heads, hidden units and scale."""
-        return self.num_heads, self.first.out_features, self.offset_scale
+    def size(self) -> tuple[int, int, float, torch.device, torch.dtype]:
+        """Heads, hidden units and scale, and where and how precisely they are kept."""
+        weight = self.first.weight
+        return self.num_heads, self.first.out_features, self.offset_scale, weight.device, weight.dtype
 
     def parameters_per_token(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Slope and start of the hidden units ``(K,)``, out ``(H, K)`` and shift ``(H,)``, for offsets in tokens."""

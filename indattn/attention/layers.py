@@ -228,7 +228,8 @@ def prepare(layers: Sequence[IndirectAttention], num_values: int) -> list[Pieces
     """What the layers of a stack need of their f's parameters alone, for all of them in one go.
 
     The paper's f is prepared by some forty operators on a few thousand numbers, which cost the same for one layer as
-    for all. Hand each layer its own (``layer(..., pieces=...)``); where there is nothing to gain it is ``None``.
+    for all. Hand each layer its own (``layer(..., pieces=...)``), made anew in every forward pass: pieces are of the
+    parameters as they were. Where there is nothing to gain it is ``None``.
 
     Args:
         layers: they may share an f.
@@ -236,11 +237,14 @@ def prepare(layers: Sequence[IndirectAttention], num_values: int) -> list[Pieces
     """
     if not reads_pieces(num_values):
         return [None] * len(layers)
-    readers = [layer for layer in layers if layer.backend in ("auto", "table")]
-    biases = list(dict.fromkeys(layer.bias for layer in readers if isinstance(layer.bias, MLPBias)))
-    if not biases or any(bias.size != biases[0].size for bias in biases):
-        return [None] * len(layers)
-    made: dict[PositionBias | None, Pieces] = dict(zip(biases, pieces_of(biases), strict=True))
+    alike: dict[Any, dict[MLPBias, None]] = {}
+    for layer in layers:
+        drops = layer.training and layer.dropout > 0  # which no table does
+        if isinstance(layer.bias, MLPBias) and layer.backend in ("auto", "table") and not drops:
+            alike.setdefault(layer.bias.size, {})[layer.bias] = None
+    made: dict[PositionBias | None, Pieces] = {}
+    for biases in alike.values():
+        made.update(zip(biases, pieces_of(list(biases)), strict=True))
     return [made.get(layer.bias) for layer in layers]
 
 

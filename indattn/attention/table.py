@@ -277,7 +277,7 @@ class _ShortAttention(torch.autograd.Function):
         with _full_precision(grad):
             q, k, v, weights, *found = ctx.saved_tensors
             *grads, grad_bias = backward_short(grad, (q, k, v, weights), ctx.scale)
-            if len(found[0]) < grad_bias.shape[1]:  # one row of centres for every item
+            if len(found[0]) != grad_bias.shape[1]:  # one row of centres for every item
                 grad_bias = grad_bias.sum(1, keepdim=True)
             grad_centres, grad_lines = Found(*found).backward(grad_bias, ctx.num_pieces)
         return *grads, grad_centres, None, grad_lines, None, None

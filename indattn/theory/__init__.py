@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig
 from indattn.config import check_seed
 from indattn.environment import pick_device, set_threads
 from indattn.errors import UserError, nearest
+from indattn.tables import check_format
 
 __all__ = ["THEORIES", "run"]
 
@@ -29,12 +30,13 @@ def run(config: DictConfig) -> None:
     for name in config.theory:
         if name not in THEORIES:
             raise UserError(f"theory {name!r}: there is none of that name{nearest(name, THEORIES, all_if_few=5)}")
+    check_format(config.format)
     check_seed(config.random_seed, "random_seed")
     if config.progress not in ("auto", True, False):
         raise UserError(f"progress={config.progress}: must be auto, true or false")
     set_threads(config.threads)
     device = pick_device(config.device)
-    for name in config.theory or ["figure1", "threshold"]:
+    for name in dict.fromkeys(config.theory or ["figure1", "threshold"]):
         module, _, function = THEORIES[name].partition(":")
         paths: list[Path] = getattr(importlib.import_module(module), function)(config, device)
         for path in paths:

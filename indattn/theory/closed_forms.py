@@ -9,8 +9,9 @@ vectors (summed over coordinates), and every one depends on the weights through 
   standard deviation. Along that one direction weights and values are dependent; across it they are independent.
 
 For Gaussian values S, T and t are functions of n and of the scores' standard deviation (the *temper*) alone, and
-:func:`softmax_moments` computes them without sampling. This is what the paper leaves out: its lemma 2 and its section
-4 treat the weights as if they did not depend on the values, which is T = S and t = 0.
+:func:`softmax_moments` computes them without sampling. This is what the paper leaves out: its signal-to-noise
+ratio and its section 4 treat the weights as if they did not depend on the values, which is T = S and t = 0. (Lemma 2
+needs no more than weights that do not depend on the noise.)
 """
 
 from __future__ import annotations

@@ -209,7 +209,11 @@ def sharpness(rows: pd.DataFrame) -> Figure:
             axes.axhline(1, color=THRESHOLD, linewidth=1.1, linestyle=":")
             axes.set_xlabel("sharpness Σa² (1/n uniform, 1 one-hot)")
         left.set(ylabel="SNR at σ = 1", title="SNR: weights made from the values see them")
-        right.set(ylabel="printed γ / true γ", title="The printed γ is too large by 1/Σa²", yscale="log")
+        right.set(
+            ylabel="printed γ / true γ",
+            title="The printed γ is too large: by 1/Σa² for independent weights",
+            yscale="log",
+        )
         ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500) if t <= 1.5 * rows["print"].max()]
         right.set_yticks(ticks, [str(t) for t in ticks])
         right.yaxis.set_minor_formatter(NullFormatter())

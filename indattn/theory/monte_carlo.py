@@ -90,7 +90,10 @@ class SettingNumbers:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         for key in ("sigma", "sharpening"):
             if not 0 <= getattr(self, key) < math.inf:
-                raise ValueError(f"{key}={getattr(self, key)}: must not be negative")
+                raise ValueError(f"{key}={getattr(self, key)}: must be finite and not negative")
+        for key in ("shift", "mean"):
+            if not math.isfinite(getattr(self, key)):
+                raise ValueError(f"{key}={getattr(self, key)}: must be finite")
         for key in ("value_correlation", "noise_correlation"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key}={getattr(self, key)}: must be from 0 to 1")
@@ -207,21 +210,24 @@ def _draw(setting: Setting, count: int, generator: Generator, device: torch.devi
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, device=device)
 
-    def values(covariance: Tensor | None, correlation: float) -> Tensor:
-        made = normal(count, n, width)
+    def vectors(positions: int, degrees: float | None) -> Tensor:
+        made = normal(count, positions, width)
+        if degrees is None:
+            return made
+        # torch draws no chi-square under a generator of one's own; numpy does.
+        drawn = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=device)))
+        chi2 = torch.from_numpy(drawn.chisquare(degrees, (count, positions, 1))).to(made)
+        return made * (degrees / chi2).sqrt()
+
+    def values(covariance: Tensor | None, correlation: float, degrees: float | None = None) -> Tensor:
+        made = vectors(n, degrees)
         if correlation:
-            made = math.sqrt(1 - correlation) * made + math.sqrt(correlation) * normal(count, 1, width)
+            made = math.sqrt(1 - correlation) * made + math.sqrt(correlation) * vectors(1, degrees)
         return made if covariance is None else made @ _root(covariance).to(device)
 
     x = values(setting.covariance, setting.value_correlation)
     y = values(setting.other_covariance, setting.value_correlation) + (setting.mean + setting.shift)
-    noise = values(setting.noise_covariance, setting.noise_correlation)
-    if setting.degrees is not None:
-        # torch draws no chi-square under a generator of one's own; numpy does.
-        drawn = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator, device=device)))
-        chi2 = torch.from_numpy(drawn.chisquare(setting.degrees, (count, 1, 1))).to(noise)
-        noise = noise * (setting.degrees / chi2).sqrt()
-    noise = noise * setting.sigma
+    noise = setting.sigma * values(setting.noise_covariance, setting.noise_correlation, setting.degrees)
 
     # Keys: x itself, or a sequence that knows nothing of it. A mean of the keys would shift all scores alike.
     keys = x if setting.weights == "own" else normal(count, n, width)
@@ -273,16 +279,13 @@ def exact(setting: Setting) -> dict[str, float]:
         totals["misalignment"] += misalignment_energy(
             projection, moments, shift, of_x, of_y, setting.value_correlation, direction
         ).item()
-        variance = 1.0
-        if setting.degrees is not None:
-            variance = setting.degrees / (setting.degrees - 2) if setting.degrees > 2 else math.inf
         noise_covariance = None if setting.noise_covariance is None else setting.noise_covariance.double()
-        totals["noise"] += (
-            variance
-            * corruption_energy(
-                projection, moments.sharpness, setting.sigma, noise_covariance, setting.noise_correlation
-            ).item()
-        )
+        energy = corruption_energy(
+            projection, moments.sharpness, setting.sigma, noise_covariance, setting.noise_correlation
+        ).item()
+        if setting.degrees is not None and energy:
+            energy *= setting.degrees / (setting.degrees - 2) if setting.degrees > 2 else math.inf
+        totals["noise"] += energy
     return totals
 
 

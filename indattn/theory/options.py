@@ -75,7 +75,9 @@ def _whole(value: Any, key: str, least: int) -> int:
 
 def _numbers(config: DictConfig, key: str, least: float) -> list[Any]:
     values = config[key]
-    if not isinstance(values, ListConfig) or not values:
+    if isinstance(values, ListConfig) and not values:
+        raise UserError(f"{key}=[]: must not be empty")
+    if not isinstance(values, ListConfig):
         raise UserError(f"{key}={values}: must be a list, as {key}=[1,2]")
     for value in values:
         number = isinstance(value, int | float) and not isinstance(value, bool)

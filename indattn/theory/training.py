@@ -4,6 +4,8 @@ Sections 3 and 4 of the paper speak of weights before training. Here every check
 and its *aligned twin*, the same examples at noise 0, and each layer's heads are measured over the scored queries:
 
 - *forward*: the head's output against its output in the twin's own forward pass, ``E||o'||^2 / E||o - o'||^2``;
+  *centred*: the same with the energy of o' about its mean over queries and examples, for a constant output is large but
+  tells nothing;
 - *values*: against what the same content scores would have read from aligned values, section 4's
   ``Delta o = sum_i a_i W_v (y_i - x_i)``: ``o* = sum_j p_ij v'_j`` with p the softmax of ``q . k`` alone and v' the
   twin's values. Without a bias this is the paper's gamma; with one it tells whether the bias repairs the reading;
@@ -28,8 +30,9 @@ from tqdm import tqdm
 from indattn.attention.functional import attention_weights
 from indattn.build import build_misalignment, build_task
 from indattn.errors import UserError
-from indattn.evaluation import load_model, to_device
+from indattn.evaluation import load_model, load_weights, to_device
 from indattn.misalignment import Batch
+from indattn.plot import run_table
 from indattn.runs import Run, atomic, named_runs, select_runs
 from indattn.statistics import mean_interval
 from indattn.tables import print_table
@@ -39,9 +42,14 @@ from indattn.theory.options import show_progress
 __all__ = ["checkpoints", "follow", "measure_model", "measure_run", "order"]
 
 #: Energies of which the ratios are made; sums over heads give those of a layer.
-ENERGIES = ("forward_signal", "forward_noise", "values_signal", "gamma")
+ENERGIES = ("forward_signal", "forward_spread", "forward_noise", "values_signal", "gamma")
 #: What the order of events is told of: the column, whether it is a ratio, and the least rise that counts as one.
-EVENTS = {"snr_forward": (True, math.log(1.5)), "snr_values": (True, math.log(1.5)), "right_weight": (False, 0.1)}
+EVENTS = {
+    "snr_forward": (True, math.log(1.5)),
+    "snr_centred": (True, math.log(1.5)),
+    "snr_values": (True, math.log(1.5)),
+    "right_weight": (False, 0.1),
+}
 LEAST_LEARNT = 0.2
 
 
@@ -73,8 +81,9 @@ def measure_model(model: Any, task: Task, batch: Batch, twin: Batch) -> list[dic
         twin: the same examples, aligned.
 
     Returns:
-        one row a layer and head: ``layer, head`` (from 1), ``sharpness``, :data:`ENERGIES`, ``right_weight``; NaN where
-        keys and values come from the same sequence (values) or the task does not know the right value.
+        one row a layer and head: ``accuracy``, ``layer, head`` (from 1), ``sharpness``, :data:`ENERGIES`,
+        ``right_weight``; NaN where keys and values come from the same sequence (values) or the task does not know the
+        right value.
     """
     inputs: list[tuple[Tensor, Tensor]] = []
     hooks = [
@@ -82,7 +91,8 @@ def measure_model(model: Any, task: Task, batch: Batch, twin: Batch) -> list[dic
         for layer in model.decoder.layers
     ]
     with torch.no_grad():
-        _, output = model(batch, record=True)
+        logits, output = model(batch, record=True)
+        accuracy = task.correct(logits, batch).double().mean().item()
         for hook in hooks:
             hook.remove()
         _, aligned = model(twin, record=True)
@@ -106,6 +116,7 @@ def measure_model(model: Any, task: Task, batch: Batch, twin: Batch) -> list[dic
                 "sharpness": scored(weights).square().sum(-1).mean((0, 2)),
                 "forward_signal": _energy(forward),
                 "forward_noise": _energy(read - forward),
+                "forward_spread": _energy(forward - forward.mean((0, 2), keepdim=True)),
             }
             if misaligned:
                 query, context = inputs[number]
@@ -115,12 +126,15 @@ def measure_model(model: Any, task: Task, batch: Batch, twin: Batch) -> list[dic
                     for projected in (attention.q_proj(query), attention.k_proj(context))
                 )
                 meant = scored(attention_weights(q, k) @ twin_v)
-                measured |= {"values_signal": _energy(meant), "gamma": _energy(read - meant)}
+                signal, gamma = _energy(meant), _energy(read - meant)
+                # Two softmaxes of the same scores may differ by rounding: that is no misalignment.
+                gamma = gamma.masked_fill(gamma < 1e-9 * signal, 0.0)
+                measured |= {"values_signal": signal, "gamma": gamma}
             if right is not None:
                 at = right[:, None, :, None].expand(-1, weights.shape[1], -1, -1)
                 measured["right_weight"] = scored(weights).gather(-1, at).mean((0, 2, 3))
             for head in range(attention.num_heads):
-                row: dict[str, float] = {"layer": number + 1, "head": head + 1}
+                row: dict[str, float] = {"accuracy": accuracy, "layer": number + 1, "head": head + 1}
                 for name in ("sharpness", *ENERGIES, "right_weight"):
                     row[name] = measured[name][head].item() if name in measured else math.nan
                 rows.append(row)
@@ -151,12 +165,12 @@ def measure_run(run: Run, examples: int, device: torch.device, step_done: Callab
     )
     result = run.result()
     bounds = {key: math.nan if result[key] is None else result[key] for key in ("chance", "ceiling")}
+    files = checkpoints(run)
+    model = load_model(run, task, config, files[0]).to(device).eval()
     rows = []
-    for step, file in checkpoints(run).items():
-        model = load_model(run, task, config, file).to(device).eval()
-        with torch.no_grad():
-            accuracy = task.correct(model(batch)[0], batch).double().mean().item()
-        labels = {**run.labels, **bounds, "step": step, "accuracy": accuracy}
+    for step, file in files.items():
+        load_weights(model, run, file)
+        labels = {**run.labels, **bounds, "step": step}
         rows += [{**labels, **row} for row in measure_model(model, task, batch, twin)]
         step_done()
     return pd.DataFrame(rows)
@@ -173,11 +187,12 @@ def by_layer(heads: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ratios(table: pd.DataFrame) -> pd.DataFrame:
-    """With ``snr_forward`` and ``snr_values``; infinite where nothing differs from the twin."""
+    """With the ratios; infinite where nothing differs from the twin."""
     with np.errstate(divide="ignore"):
         table["snr_forward"] = table["forward_signal"] / table["forward_noise"]
+        table["snr_centred"] = table["forward_spread"] / table["forward_noise"]
         table["snr_values"] = table["values_signal"] / table["gamma"]
-    return table.drop(columns=["forward_signal", "forward_noise", "values_signal"])
+    return table.drop(columns=["forward_signal", "forward_spread", "forward_noise", "values_signal"])
 
 
 # What comes first ------------------------------------------------------------------------------------------------
@@ -250,8 +265,15 @@ def follow(config: DictConfig, device: torch.device) -> list[Path]:
     if not runs:
         raise UserError(
             f"no finished run in {config.results_dir} kept checkpoints; "
-            "`indattn train experiment=theory_training` makes some"
+            "`indattn train experiment=theory_training` makes some (force=true where the runs are there without)"
         )
+    for task, of_task in run_table(runs).groupby("task"):
+        variants = sorted(of_task["variant"].unique())
+        if len(variants) > 1:
+            raise UserError(
+                f"runs of {task} differ in more than model, noise and seed ({' / '.join(variants)}): "
+                "choose those of one kind with run=PATH,... or filters"
+            )
     total = sum(len(checkpoints(run)) for run in runs)
     with tqdm(total=total, desc="training", unit="checkpoint", disable=not show_progress(config)) as bar:
         heads = pd.concat([measure_run(run, examples, device, bar.update) for run in runs], ignore_index=True)
@@ -279,17 +301,18 @@ def summary(layers: pd.DataFrame, events: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for key, group in layers.groupby(["model", "noise", "layer"], sort=True):
         row: dict[str, Any] = dict(zip(("model", "noise", "layer"), key, strict=True))
-        first, last = (group[group["step"] == step] for step in (group["step"].min(), group["step"].max()))
+        ends = group.groupby("hash")["step"]
+        first, last = group[group["step"] == ends.transform("min")], group[group["step"] == ends.transform("max")]
         row["accuracy"] = float(last["accuracy"].mean())
-        for name in ("snr_forward", "snr_values"):
+        for name in ("snr_forward", "snr_centred", "snr_values"):
             with np.errstate(divide="ignore"):
                 row |= {
                     f"{name}_{when}": float(np.exp(np.log(table[name]).mean()))
                     for when, table in (("start", first), ("end", last))
                 }
-        row["sharpness"], row["right_weight"] = float(last["sharpness"].mean()), float(last["right_weight"].mean())
+        row["right_weight"] = float(last["right_weight"].mean())
         here = events[(events[["model", "noise", "layer"]] == pd.Series(key, ["model", "noise", "layer"])).all(axis=1)]
-        for name in ("snr_forward", "right_weight"):
+        for name in ("snr_centred", "right_weight"):
             lead = here[here["event"] == name].iloc[0].to_dict()
             interval = f" [{lead['low']:+.0f}, {lead['high']:+.0f}]" if lead["seeds"] > 1 else ""
             row[f"lead_{name}"] = f"{lead['lead']:+.0f}{interval}" if lead["seeds"] else None

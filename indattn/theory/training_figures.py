@@ -17,7 +17,8 @@ __all__ = ["all_figures", "save"]
 #: Column, axis label, whether it is a ratio drawn on a logarithmic axis, and the line to compare with.
 QUANTITIES = {
     "snr_forward": ("SNR against the aligned\nforward pass", True, 1.0),
-    "snr_values": ("SNR against aligned values\nunder the content's scores", True, 1.0),
+    "snr_centred": ("the same about the mean\nof the aligned output", True, 1.0),
+    "snr_values": ("SNR against aligned values\nunder q·k alone, without bias", True, 1.0),
     "right_weight": ("weight on the right value\n(mean of heads)", False, None),
     "sharpness": ("sharpness Σa²\n(mean of heads)", False, None),
 }
@@ -133,7 +134,8 @@ def along_training(layers: pd.DataFrame, quantity: str, task: str) -> Figure:
                     axes.set_ylabel(f"layer {layer}")
             grid[-1][column].set_xlabel("training step")
         grid[0][0].set_ylabel("accuracy")
-        what = label.replace("\n", " ")
+        what = "SNR against the aligned forward pass, about its mean" if quantity == "snr_centred" else label
+        what = what.replace("\n", " ")
         _finish(figure, f"{task}: {what} ({_seeds(layers)})", grid[0][-1])
     return figure
 

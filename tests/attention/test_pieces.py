@@ -130,10 +130,6 @@ def test_nothing_is_prepared_in_vain():
     assert prepare(stack(bias="gaussian"), 6) == [None] * 3
     assert prepare(stack(bias="none"), 6) == [None] * 3
     assert prepare(stack(backend="sdpa"), 6) == [None] * 3
-    sizes = [MLPBias(2, hidden, 2.0, dtype=torch.float64) for hidden in (8, 8, 9)]
-    assert prepare(stack(biases=sizes), 6) == [None] * 3
-    some = prepare(stack(biases=["none", sizes[0], sizes[1]]), 6)
-    assert [one is None for one in some] == [True, False, False]
 
 
 def test_pieces_of_one_f_and_of_several():
@@ -141,3 +137,28 @@ def test_pieces_of_one_f_and_of_several():
     for alone, together in zip(biases, pieces_of(biases), strict=True):
         assert torch.equal(alone.pieces().kinks, together.kinks)
         torch.testing.assert_close(alone.pieces().lines, together.lines)
+
+
+def test_prepares_layers_of_different_kinds_beside_each_other():
+    torch.manual_seed(0)
+    layers = [
+        IndirectAttention(16, 2, bias="mlp", bias_hidden=8),
+        IndirectAttention(16, 2, bias="mlp", bias_hidden=12),
+        IndirectAttention(16, 2, bias="mlp", bias_hidden=8, dtype=torch.float64),
+        IndirectAttention(16, 2, bias="mlp", dropout=0.5),
+        IndirectAttention(16, 2, bias="none"),
+    ]
+    made = prepare(layers, 6)
+    assert [pieces is None for pieces in made] == [False, False, False, True, True]
+    assert made[2].lines.dtype == torch.float64
+    for layer, pieces in zip(layers[:3], made[:3], strict=True):
+        x = torch.randn(2, 6, 16, dtype=layer.q_proj.weight.dtype)
+        assert torch.equal(layer(x, x, x, pieces=pieces).output, layer(x, x, x).output)
+
+
+def test_an_empty_batch_has_empty_gradients():
+    layer = IndirectAttention(8, 2, bias="mlp")
+    x = torch.randn(0, 6, 8, requires_grad=True)
+    layer(x, x, x).output.sum().backward()
+    assert x.grad.shape == (0, 6, 8)
+    assert all((p.grad == 0).all() for p in layer.bias.parameters() if p.grad is not None)
