@@ -377,8 +377,8 @@ concepts.csv: code points, names and keywords
     Taken from npm {texts}.
     Changed: only the characters drawn by all four artists; columns for row, group and split added.
 
-The texts of Apache-2.0, CC-BY-4.0, CC-BY-SA-4.0 and MIT were taken from npm {licences} (CC0-1.0), that of Unicode-3.0
-from the package of the annotations.
+The texts of Apache-2.0, CC-BY-4.0, CC-BY-SA-4.0 and MIT were taken from npm {licences} (CC0-1.0),
+that of Unicode-3.0 from the package of the annotations.
 """
 
 CHANGES = (
