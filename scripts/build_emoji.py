@@ -227,7 +227,10 @@ class Package:
         path = folder / f"{self.name.lstrip('@').replace('/', '-')}-{self.version}.tgz"
         if not path.is_file():
             command = ["npm", "pack", "--silent", "--pack-destination", str(folder), f"{self.name}@{self.version}"]
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            try:
+                done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            except FileNotFoundError:
+                sys.exit("build_emoji: npm is needed to fetch the packages: install it, or give --packages FOLDER")
             if done.returncode or not path.is_file():
                 sys.exit(f"build_emoji: npm pack {self.name}@{self.version} failed: {done.stderr.strip()[-300:]}")
         self.content = path.read_bytes()
