@@ -443,11 +443,12 @@ def build(folder: Path, downloads: Path) -> None:
                 files[f"{name}-{size}.png"] = palette_sheet(np.stack(drawings))
 
     # Groups are made from the pictures that are shipped, colours reduced; so a test can make the comparison again.
-    shipped = np.stack(
-        [sheet_drawings(files[f"{name}-{SIZES[0]}.png"], len(found), SIZES[0]) for name in ARTISTS], axis=1
-    )
+    near = np.zeros((len(found), len(found)), np.bool_)
+    for size in SIZES:
+        sheets = [sheet_drawings(files[f"{name}-{size}.png"], len(found), size) for name in ARTISTS]
+        near |= near_identical(np.stack(sheets, axis=1))
     labels = [name_group(name) for _, name, _ in found]
-    groups = joined(labels, near_identical(shipped))
+    groups = joined(labels, near)
     splits = split_groups(groups, [points for points, _, _ in found])
     rows = [
         (row, points, name, keywords, group, split)

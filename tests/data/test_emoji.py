@@ -94,13 +94,13 @@ def test_no_group_crosses_a_split(small):
         assert len(set(small.splits[small.groups == group].tolist())) == 1
 
 
-def test_no_near_identical_drawing_crosses_a_group_or_split(small):
-    near = near_identical(small.images)
+def test_no_near_identical_drawing_crosses_a_group_or_split(emoji):
+    near = near_identical(emoji.images)
     assert (near == near.T).all()
-    assert near.sum() > len(small) + 1000, "the measure finds something"
+    assert near.sum() > len(emoji) + 1000, "the measure finds something"
     rows, columns = np.nonzero(near)
-    assert (small.groups[rows] == small.groups[columns]).all()
-    assert (small.splits[rows] == small.splits[columns]).all()
+    assert (emoji.groups[rows] == emoji.groups[columns]).all()
+    assert (emoji.splits[rows] == emoji.splits[columns]).all()
 
 
 def test_no_identical_drawing_crosses_a_group_or_split(emoji):
