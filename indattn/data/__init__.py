@@ -1,0 +1,1 @@
+"""Corpora: what is shipped with the package, and how it is read."""
