@@ -304,7 +304,7 @@ def summary(layers: pd.DataFrame, events: pd.DataFrame) -> list[dict[str, Any]]:
         ends = group.groupby("hash")["step"]
         first, last = group[group["step"] == ends.transform("min")], group[group["step"] == ends.transform("max")]
         row["accuracy"] = float(last["accuracy"].mean())
-        for name in ("snr_forward", "snr_centred", "snr_values"):
+        for name in ("snr_centred", "snr_values"):
             with np.errstate(divide="ignore"):
                 row |= {
                     f"{name}_{when}": float(np.exp(np.log(table[name]).mean()))
