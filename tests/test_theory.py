@@ -165,6 +165,12 @@ def test_the_threshold_is_1_only_when_nothing_is_shared():
     assert forms.critical_noise(0.04, noise_correlation=1.0) == pytest.approx(0.2)
     assert forms.critical_noise(0.04, value_correlation=1.0) == pytest.approx(5)
     assert forms.critical_noise(0.25, mean_energy=0.75) == pytest.approx(2)
+    assert forms.critical_noise(0.3, energy_ratio=4.0) == pytest.approx(2)
+    # Coordinates that correlate: the ratio of the measured energies at sigma 1 is the square of the formula's.
+    case = Setting(8, 10, weights="independent", covariance=covariance(8, 1), noise_covariance=covariance(8, 2))
+    pooled = [forms.pooled(case.head_projection()[0], c).item() for c in (case.covariance, case.noise_covariance)]
+    found = estimate(case, 4000).ratio("signal", "noise")
+    assert abs(found.value - forms.critical_noise(0.3, energy_ratio=pooled[0] / pooled[1]) ** 2) < 4.5 * found.error
     assert forms.student_t_critical_noise(4) == pytest.approx(math.sqrt(0.5))
     assert forms.student_t_critical_noise(2) == 0
     assert forms.student_t_critical_noise(1) == 0

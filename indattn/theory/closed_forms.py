@@ -317,20 +317,24 @@ def critical_noise(
     mean_energy: float = 0.0,
     value_correlation: float = 0.0,
     noise_correlation: float = 0.0,
+    energy_ratio: float = 1.0,
 ) -> float:
     """The sigma at which signal and noise have the same energy, for weights independent of both.
 
     ``sigma*^2 = ((1 - r_x) S + r_x + mean_energy) / ((1 - r_e) S + r_e)``, from :func:`corruption_energy` for both and
     the mean's energy. The paper's ``sigma* = 1`` (section 3.1) is ``r_x = r_e`` and no mean. Averaging n positions
     removes what differs between them and keeps what they share: noise that is common to all positions lowers the
-    threshold to ``sqrt(S)``, a common part of the values raises it without bound as S falls.
+    threshold to ``sqrt(S)``, a common part of the values raises it without bound as S falls. Correlation of the
+    coordinates enters through their pooled energies alone, and correlation of the noise with the values it falls on not
+    at all: ``E ||o - o*||^2`` does not ask what the noise goes with.
 
     Args:
         sharpness: S.
         mean_energy: ``||W mu||^2 / tr(W C W^T)``, of the values' mean; ``delta^2`` for delta on every coordinate.
         value_correlation, noise_correlation: ``r_x``, ``r_e`` between positions.
+        energy_ratio: ``tr(W C_x W^T) / tr(W C_e W^T)``, of values and noise at sigma 1.
     """
-    signal = (1 - value_correlation) * sharpness + value_correlation + mean_energy
+    signal = energy_ratio * ((1 - value_correlation) * sharpness + value_correlation + mean_energy)
     return math.sqrt(signal / ((1 - noise_correlation) * sharpness + noise_correlation))
 
 
