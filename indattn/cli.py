@@ -9,162 +9,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from indattn.errors import Interrupted, UserError, nearest
+from indattn.verbs import GROUPS, HELP, VERBS
 
 __all__ = ["main"]
 
-
-@dataclass(frozen=True)
-class Verb:
-    """A verb: the function it runs, its help, the key that words without ``=`` go to, whether it filters runs, and
-    words that completion offers."""
-
-    function: str
-    summary: str
-    usage: str
-    positional: str | None = None
-    filters: bool = False
-    words: tuple[str, ...] = ()
-
-
-VERBS = {
-    "train": Verb(
-        "indattn.training:run",
-        "train a model on a task at a noise level, test it, draw its curves",
-        """usage: indattn train [KEY=VALUE ...]
-       indattn train -m KEY=A,B,C [KEY=VALUE ...]        a sweep over all combinations
-
-examples
-  indattn train                                           indirect attention, synthetic task, noise 0
-  indattn train task=synthetic noise=0.5                  ... at half of the worst misalignment
-  indattn train model=standard noise=0.5 seed=3           another model, another seed
-  indattn train task=sorting model.self_attention=false   the paper's task, one of its readings
-  indattn train task=sorting task.train_size=null         fresh examples instead of 1000 fixed pairs
-  indattn train -m model=indirect,standard,cross noise=0,0.5,1 seed=0,1,2 hydra/launcher=joblib
-  indattn train experiment=figure2 hydra/launcher=joblib  a whole figure of the paper
-
-The run's folder is named by what it is: results/runs/<task>/<model>/noise-<x>/seed-<k>/<hash>. The same command
-again says that it is done; after an interruption it resumes. force=true trains anew.
-
-keys (all of them: indattn train --cfg job)
-  noise=0..1  seed=0  training.steps=...  training.lr=...  training.keep_checkpoints=[0,200]
-  task.*  model.*  device=auto|cpu|cuda  threads=auto|N  results_dir=results  force=true  progress=auto|true|false""",
-    ),
-    "evaluate": Verb(
-        "indattn.evaluation:run",
-        "score finished runs on other noise levels, kinds and test sets",
-        """usage: indattn evaluate RUN [RUN ...] [KEY=VALUE ...]
-
-examples
-  indattn evaluate results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d
-  indattn evaluate RUN noise=[0,0.25,0.5,0.75,1]          trained at one level, tested at five
-  indattn evaluate RUN kind=[shift,shuffle] test_seed=[0,1,2] format=csv
-
-Each score is also kept in the run's folder, under evaluations/.
-
-keys
-  noise=LEVEL|[...]  kind=KIND|[...]  test_seed=N|[...]  device=auto  threads=auto  format=table|csv|json""",
-        "run",
-    ),
-    "plot": Verb(
-        "indattn.plot:run",
-        "draw figures and tables from the results tree",
-        """usage: indattn plot [FIGURE ...] [KEY=VALUE ...]
-
-figures
-  curves      accuracy against steps, mean and 95% band over seeds
-  noise       accuracy and steps to 0.9 against noise; of variants, the one nearest to the defaults is
-              noise-TASK, and the names of the others say in what they differ from it
-  figure2     the paper's figure 2 under every reading there are runs of
-  figure3     the bias f of each layer and head, before and after training
-  attention   attention maps of chosen examples
-  (none named: every one that the runs allow)
-
-examples
-  indattn plot noise task=synthetic
-  indattn plot figure3 task=sequence_retrieval seed=0
-  indattn plot attention run=results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d example=1
-
-Figures (PNG and PDF) go to <results_dir>/figures, the numbers in them to <results_dir>/tables. No weights are read.
-
-keys
-  task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  or in their place run=PATH|[...]
-  example=0  results_dir=results""",
-        "figure",
-        filters=True,
-        words=("curves", "noise", "figure2", "figure3", "attention"),
-    ),
-    "show": Verb(
-        "indattn.show:run",
-        "list the runs there are, or print one",
-        """usage: indattn show [RUN] [KEY=VALUE ...]
-
-examples
-  indattn show                                            every run, a line each
-  indattn show task=synthetic noise=0.5 state=done
-  indattn show model=[indirect,standard] format=csv > runs.csv
-  indattn show results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d
-
-keys
-  task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  state=done|unfinished|started  (without RUN)
-  format=table|csv|json  results_dir=results""",
-        "run",
-        filters=True,
-    ),
-    "theory": Verb(
-        "indattn.theory:run",
-        "measure the paper's lemmas, its figure 1 and the signal-to-noise ratio of trained runs",
-        """usage: indattn theory [figure1 | threshold | setting | training ...] [KEY=VALUE ...]
-
-  figure1     the three panels of the paper's figure 1, measured under every reading of the text
-  threshold   where the critical noise goes for correlated or heavy-tailed noise and for values with a mean
-  setting     one setting of width, heads, noise, weights, covariances, ...: measured beside the closed forms
-  training    trained runs that kept checkpoints: sharpness, signal-to-noise ratio and misalignment energy of every
-              layer and head, along training and against noise
-  (none named: figure1 and threshold)
-
-examples
-  indattn theory figure1
-  indattn theory figure1 widths=[16,64,256] n=128
-  indattn theory setting setting.width=128 setting.heads=4 setting.sigma=0.5 setting.covariance=0.3
-  indattn train experiment=theory_training hydra/launcher=joblib && indattn theory training task=synthetic
-  indattn theory training run=results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d
-
-Figures go to <results_dir>/figures, the numbers in them to <results_dir>/tables.
-
-keys
-  widths=[...]  n=64  sigmas=[...]  shifts=[...]  random_seed=0  (of figure1 and threshold)
-  setting.*  samples=4000  (of setting)
-  examples=128  task=...  model=...  noise=...  seed=...  or in their place run=PATH|[...]  (of training)
-  format=table|csv|json  device=auto  threads=auto  progress=auto  results_dir=results""",
-        "theory",
-        filters=True,
-        words=("figure1", "threshold", "setting", "training"),
-    ),
-    "bench": Verb(
-        "indattn.bench:run",
-        "time attentions, training steps and commands, as ratios within one run",
-        """usage: indattn bench attention | step | profile | startup [KEY=VALUE ...]
-
-examples
-  indattn bench attention                                 every family and backend against plain attention
-  indattn bench attention attention.lengths=[512,2048,4096] attention.families=[mlp,gaussian] rounds=5
-  indattn bench step                                      a training step, the paper's size, self-attention on and off
-  indattn bench step models=[standard,indirect,cross] rounds=20
-  indattn bench profile models=[standard,indirect]        where the time of a training step goes
-  indattn bench startup                                   how long the command line takes to answer
-
-keys
-  rounds=N  threads=1  device=auto  format=table|csv|json  results_dir=results
-  attention.lengths=[...]  .batch  .heads  .head_width  .hidden  .frequencies  .offset_scale  .families  .memory
-  models=[...]  steps=N  task=sorting  size=paper  (of step and profile)""",
-        "bench",
-        words=("attention", "step", "profile", "startup"),
-    ),
-}
 
 #: Hydra's options that are followed by a word of their own.
 TAKES_A_WORD = (
@@ -181,25 +32,6 @@ TAKES_A_WORD = (
     "--info",
     "-i",
 )
-
-GROUPS = ("model", "task", "misalignment", "size", "experiment")
-
-HELP = """indattn: reproduce, test and extend indirect attention (arXiv 2509.26015)
-
-usage: indattn VERB [WORD ...] [KEY=VALUE ...]
-
-verbs
-{verbs}
-
-start here
-  indattn train task=synthetic noise=0.5      two minutes on two cores
-  indattn train model=standard noise=0.5      the same without the bias
-  indattn show                                what there is now
-  indattn plot                                figures of it
-
-indattn VERB --help explains a verb. Tab completion: eval "$(indattn -sc install=bash)" (zsh the same,
-fish: indattn -sc install=fish | source).
-"""
 
 
 def main() -> None:

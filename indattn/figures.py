@@ -19,13 +19,24 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 from PIL import Image
 
 from indattn.runs import atomic
 from indattn.statistics import mean_interval
 
-__all__ = ["attention_maps", "bias_curves", "cost_curves", "learning_curves", "noise_curve", "reference_lines", "save"]
+__all__ = [
+    "attention_maps",
+    "bias_curves",
+    "learning_curves",
+    "noise_curve",
+    "plain_log",
+    "reference_lines",
+    "save",
+    "shared_legend",
+]
 
 STYLES = {
     "indirect": ("#D55E00", "o", "-"),
@@ -60,6 +71,18 @@ def style(model: str, models: Sequence[str]) -> tuple[str, str, Any]:
         return STYLES[model]
     others = [name for name in models if name not in STYLES]
     return SPARE[others.index(model) % len(SPARE)]
+
+
+def plain_log(axis: Axis) -> None:
+    """A logarithmic axis that says 0.5, 1, 2 and not powers of ten; every digit where it is short."""
+
+    def minor(value: float, _: int | None) -> str:
+        low, high = axis.get_view_interval()
+        return f"{value:.2g}" if high < 4 * low else ""
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(FuncFormatter(minor))
 
 
 def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
@@ -118,7 +141,8 @@ def _seeds(table: pd.DataFrame) -> str:
     return f"mean and 95% interval over {number}" if high > 1 else "one seed, no interval"
 
 
-def _shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend below the figure for all its panels."""
     found: dict[str, Any] = {}
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
@@ -163,7 +187,7 @@ def learning_curves(curves: pd.DataFrame, runs: pd.DataFrame, rows: str, columns
                 axes.set_xlabel("training step")
                 if j == 0:
                     axes.set_ylabel("validation accuracy")
-        _shared_legend(figure, list(grid.flat))
+        shared_legend(figure, list(grid.flat))
         figure.suptitle(f"{title} ({_seeds(runs)})", fontsize=11)
     return figure
 
@@ -228,7 +252,7 @@ def noise_curve(runs: pd.DataFrame, title: str) -> Figure:
             ylim=(0, limit * 1.2),
             xticks=levels,
         )
-        _shared_legend(figure, [left])
+        shared_legend(figure, [left])
         right.set_title("validation: median (line) and each seed (marker)")
         left.set_title("test, after the last step")
         figure.suptitle(f"{title} ({_seeds(runs)})", fontsize=11)
@@ -331,63 +355,4 @@ def attention_maps(recorded: dict[str, np.ndarray], example: int, title: str) ->
         if handles:
             figure.legend(handles, labels, loc="outside lower center")
         figure.suptitle(title, fontsize=11)
-    return figure
-
-
-#: Colour of a family of f, and line and marker of a backend.
-FAMILY_COLOURS = {
-    "none": "#000000",
-    "mlp": "#D55E00",
-    "gaussian": "#0072B2",
-    "fourier": "#009E73",
-    "t5": "#CC79A7",
-    "alibi": "#E69F00",
-}
-BACKEND_STYLES: dict[str, tuple[Any, str]] = {
-    "folded inside": ("-", "o"),
-    "folded extra": ("--", "s"),
-    "table": ("-", "D"),
-    "blocked": ("-.", "^"),
-    "sdpa": (":", "v"),
-    "oracle": ((0, (5, 1, 1, 1)), "X"),
-    "flex": ((0, (3, 1)), "P"),
-}
-
-
-def cost_curves(rows: pd.DataFrame) -> Figure:
-    """Time and peak memory of each family and backend against length, as ratios to plain attention.
-
-    Args:
-        rows: of ``bench attention``: ``family, backend, columns, n, pass, time_ratio, memory_ratio``.
-    """
-    panels = [("forward", "time_ratio"), ("forward+backward", "time_ratio"), ("forward+backward", "memory_ratio")]
-    panels = [(name, value) for name, value in panels if rows[value].notna().any()]
-    lengths = sorted(rows["n"].unique())
-    with plt.rc_context(LINES):
-        figure, grid = plt.subplots(
-            1, len(panels), figsize=(4.0 * len(panels), 5.2), squeeze=False, layout="constrained"
-        )
-        for axes, (name, value) in zip(grid[0], panels, strict=True):
-            here = rows[(rows["pass"] == name) & rows[value].notna() & (rows["family"] != "none")]
-            for (family, backend, columns), line in here.groupby(["family", "backend", "columns"], sort=False):
-                label = f"{backend} {columns}" if columns != "none" else str(backend)
-                style_, marker = BACKEND_STYLES[label]
-                axes.plot(
-                    line["n"],
-                    line[value],
-                    color=FAMILY_COLOURS[str(family)],
-                    linestyle=style_,
-                    marker=marker,
-                    markersize=5,
-                    label=f"{family}, {label}",
-                )
-            axes.axhline(1, color="#666666", linewidth=1.1, label="plain attention")
-            axes.set_xscale("log", base=2)
-            axes.set_yscale("log", base=2)
-            axes.set_xticks(lengths, [str(n) for n in lengths])
-            axes.yaxis.set_major_formatter(lambda x, _: f"{x:g}")
-            what = "time" if value == "time_ratio" else "peak memory beyond inputs"
-            axes.set(xlabel="length n (queries and values)", ylabel=f"{what}, times plain attention")
-            axes.set_title(f"{what}, {name.replace('+', ' + ')}")
-        _shared_legend(figure, list(grid[0]))
     return figure

@@ -283,9 +283,18 @@ def test_one_setting_is_measured_beside_its_formulas(command, tmp_path):
     rows = {row["what"]: row for row in json.loads(out)}
     assert set(ENERGIES) < set(rows)
     assert all(abs(row["distance"]) < 4.5 for row in rows.values() if row["distance"] is not None)
-    # W and the query are no part of the samples: the sharpest of them is no outlier.
-    assert abs(rows["sharpness"]["distance"]) < 4
     assert rows["SNR"]["exact"] == pytest.approx(rows["signal"]["exact"] / rows["noise"]["exact"])
+
+
+def test_a_setting_s_query_is_none_of_its_own_keys(command, monkeypatch):
+    found = []
+    measure = estimate
+    monkeypatch.setattr("indattn.theory.single.estimate", lambda *given: found.append(measure(*given)) or found[-1])
+    code, _, _ = command("theory", "setting", "samples=500")
+    assert code == 0
+    sharpness = found[0].samples[:, ENERGIES.index("sharpness")]
+    # A stream used for the query and again for the draws makes the first sample all but one-hot.
+    assert sharpness[0] < 1.5 * sharpness[1:].max()
 
 
 @pytest.mark.parametrize(

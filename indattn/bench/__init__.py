@@ -52,7 +52,7 @@ def run(config: DictConfig) -> None:
         print_table(rows, list(rows[0]), config.format, title=title)
         written = [stem.with_suffix(".csv")]
         if name == "attention":
-            from indattn.figures import cost_curves, save
+            from indattn.bench.figures import cost_curves, save
 
             written += save(cost_curves(pd.DataFrame(rows)), Path(config.results_dir) / "figures" / "bench_attention")
         if config.format == "table":

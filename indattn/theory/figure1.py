@@ -33,7 +33,7 @@ __all__ = ["READINGS", "SENTENCES", "Reading", "figure1", "measure", "verdicts"]
 #: Where the weights come from: name, source and whether scores are divided by sqrt(d).
 SOURCES = {
     "softmax": ("own", True),
-    "softmax, unscaled": ("own", False),
+    "unscaled softmax": ("own", False),
     "independent": ("independent", True),
     "one-hot": ("one_hot", True),
     "uniform": ("uniform", True),
@@ -66,7 +66,7 @@ class Reading:
     @property
     def name(self) -> str:
         """For files and tables."""
-        return f"{self.source.replace(', ', '-')}_{self.signal}_{self.shift}"
+        return f"{self.source.replace(' ', '-')}_{self.signal}_{self.shift}"
 
     @property
     def title(self) -> str:

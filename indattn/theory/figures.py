@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from indattn.figures import LINES, save
+from indattn.figures import LINES, plain_log, save
 
 if TYPE_CHECKING:
     from indattn.theory.figure1 import Reading, Sentence
@@ -51,6 +51,7 @@ def _series(axes: Axes, rows: pd.DataFrame, x: str, by: str, label: str, legend:
 def _log(axes: Axes, x: Sequence[float], base: int = 2) -> None:
     axes.set_xscale("log", base=base)
     axes.set_yscale("log")
+    plain_log(axes.yaxis)
     axes.set_xticks(list(x), [f"{value:.4g}" for value in x])
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -214,9 +215,7 @@ def sharpness(rows: pd.DataFrame) -> Figure:
             title="The printed γ is too large: by 1/Σa² for independent weights",
             yscale="log",
         )
-        ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500) if t <= 1.5 * rows["print"].max()]
-        right.set_yticks(ticks, [str(t) for t in ticks])
-        right.yaxis.set_minor_formatter(NullFormatter())
+        plain_log(right.yaxis)
         right.legend(fontsize=8)
     return figure
 
@@ -261,10 +260,7 @@ def threshold(rows: pd.DataFrame) -> Figure:
                 axes.set_ylim(0, 1.25)
             else:
                 axes.set_yscale("log")
-                low, high = here["value"].min(), here["value"].max()
-                ticks = [t for t in (0.125, 0.25, 0.5, 1, 2, 4, 8, 16) if low / 1.5 <= t <= high * 1.5]
-                axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
-                axes.yaxis.set_minor_formatter(NullFormatter())
+                plain_log(axes.yaxis)
             axes.legend(fontsize=8)
         figure.suptitle(
             "Where the threshold σ* = 1 moves to (lines: formula; points: measured, bars: two standard errors)",

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from indattn.figures import LINES, STYLES, reference_lines, save, style
+from indattn.figures import LINES, STYLES, plain_log, reference_lines, save, shared_legend, style
 from indattn.statistics import mean_interval
 
 __all__ = ["all_figures", "save"]
@@ -74,9 +73,7 @@ def _scale(axes: Axes, values: pd.Series, ratio: bool) -> None:
         axes.set_ylim(0, 1.05)
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    plain_log(axes.yaxis)
     if not np.isfinite(values).any():
         axes.annotate(
             "infinite: aligned already",
@@ -98,8 +95,7 @@ def _seeds(table: pd.DataFrame) -> str:
 
 
 def _finish(figure: Figure, title: str, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=5)
+    shared_legend(figure, [axes])
     figure.suptitle(title, fontsize=11)
 
 
@@ -136,7 +132,7 @@ def along_training(layers: pd.DataFrame, quantity: str, task: str) -> Figure:
         grid[0][0].set_ylabel("accuracy")
         what = "SNR against the aligned forward pass, about its mean" if quantity == "snr_centred" else label
         what = what.replace("\n", " ")
-        _finish(figure, f"{task}: {what} ({_seeds(layers)})", grid[0][-1])
+        _finish(figure, f"{task}: {what}; {_seeds(layers)}", grid[0][-1])
     return figure
 
 
@@ -168,5 +164,5 @@ def against_noise(layers: pd.DataFrame, task: str) -> Figure:
                 axes.set_xticks(levels, [f"{noise:g}" for noise in levels])
         for axes in grid[-1]:
             axes.set_xlabel("noise")
-        _finish(figure, f"{task}, after training ({_seeds(last)})", grid[0][0])
+        _finish(figure, f"{task}, after training; {_seeds(last)}", grid[0][0])
     return figure
