@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,9 +15,12 @@ from PIL import Image
 from indattn.data.emoji import Emoji, load_emoji
 from indattn.errors import UserError, nearest
 
-__all__ = ["SPLITS", "Images", "Pairs", "emoji_pairs", "load_pairs", "resized"]
+__all__ = ["CORPORA", "SPLITS", "Images", "Pairs", "emoji_pairs", "load_pairs", "resized"]
 
 SPLITS = ("train", "validation", "test")
+
+CORPORA = ("emoji", "tuxpaint")
+"""Those that have a name."""
 
 
 class Images(Protocol):
@@ -130,17 +134,27 @@ def emoji_pairs(size: int = 48) -> Pairs:
     )
 
 
-def load_pairs(data: str, images: str | None = None, size: int = 48) -> Pairs:
-    """A corpus by name (``emoji``).
+def load_pairs(data: str, images: str | None = None, size: int = 48, needed: Iterable[str] = SPLITS) -> Pairs:
+    """A corpus by name (``emoji``, ``tuxpaint``), or one's own by path (:mod:`indattn.data.own`).
 
     Args:
-        data: its name.
-        images: unused by the shipped corpus.
+        data: a name, or a folder, ``.csv``, ``.parquet`` or ``.json`` file of one's own (``./emoji`` where it is called
+            as a corpus is).
+        images: the folder that paths of one's own pictures are relative to; by default the one the file lies in.
         size: side of an emoji drawing, 32 or 48 pixels.
+        needed: splits of one's own that must not be empty. All of ``tuxpaint`` is ``test``.
 
     Raises:
-        UserError: if there is no such corpus.
+        UserError: if there is no such corpus or file, it is not prepared yet, or something is wrong in it.
     """
+    from indattn.data.own import own_pairs
+    from indattn.data.tuxpaint import tuxpaint_pairs
+
     if data == "emoji":
         return emoji_pairs(size)
-    raise UserError(f"task.data={data}: no such corpus{nearest(data, ['emoji'])}")
+    if data == "tuxpaint":
+        return tuxpaint_pairs()
+    if not Path(data).exists():
+        hint = nearest(data, CORPORA)
+        raise UserError(f"task.data={data}: no such corpus, file or folder{hint}")
+    return own_pairs(data, images, needed=needed)
