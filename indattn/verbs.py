@@ -154,6 +154,37 @@ keys
         "bench",
         words=("attention", "step", "profile", "startup"),
     ),
+    "data": Verb(
+        "indattn.corpora:run",
+        "list corpora of pictures and texts, get one, check your own",
+        """usage: indattn data                                    what there is: items, splits, size, licence, where
+       indattn data prepare tuxpaint [file=PATH]       get a corpus that is not shipped, into the cache
+       indattn data check PATH [images=FOLDER]         read all of your own pictures and texts, count them
+
+your own
+  a folder            pictures, each with a text file of the same stem (crow.jpg, crow.txt), one caption a line
+  a .csv or .parquet  columns image, caption (or caption_1, caption_2, ...), optional id, split, group, source;
+                      a picture with five captions has five rows
+  a .json file        as Karpathy split Flickr8k, Flickr30k and COCO
+  Without splits, a hash of the picture's path (or of its group) decides: 70% train, 15% validation, 15% test.
+
+examples
+  indattn data
+  indattn data prepare tuxpaint                           161 MB by apt-get download, no root; 14 MB are kept
+  indattn data prepare tuxpaint file=tuxpaint-stamps-default_2022.06.04-1_all.deb
+  indattn data check holiday-pictures                     a folder
+  indattn data check dataset_flickr30k.json images=flickr30k-images
+  indattn data check birds.csv splits=[test]              a corpus to test on alone
+
+What is wrong is said in one line with file and row. Prepared corpora lie in $INDATTN_CACHE, or else in the system's
+folder for caches.
+
+keys
+  file=PATH  force=true  (of prepare)    images=FOLDER  splits=[...]  (of check)
+  format=table|csv|json  progress=auto|true|false""",
+        "data",
+        words=("prepare", "check", "tuxpaint"),
+    ),
 }
 
 #: Config groups, in the order in which help lists them.

@@ -35,6 +35,7 @@ import json
 import os
 import re
 import stat
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,7 @@ def own_pairs(
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if images is not None and not Path(images).is_dir():
-        raise UserError(f"task.images={images}: no such folder")
+        raise UserError(f"images={images}: no such folder")
     root = Path(images) if images is not None else path if path.is_dir() else path.parent
     called = path.resolve().name if path.is_dir() else path.stem
     if path.is_dir():
@@ -145,7 +146,7 @@ def own_pairs(
     suffix = path.suffix.lower()
     if path.is_dir():
         if images is not None:
-            raise UserError(f"{path}: is a folder of pictures already; task.images is for a file that lists some")
+            raise UserError(f"{path}: is a folder of pictures itself; images=FOLDER goes with a file that lists some")
         entries = _of_folder(path)
     elif suffix == ".csv":
         entries = _of_table(path, *_csv_rows(path))
@@ -194,7 +195,7 @@ def _pairs(name: str, path: Path, root: Path, entries: Iterable[Entry], needed: 
         except (OSError, ValueError):
             state = None
         if state is None or not stat.S_ISREG(state.st_mode):
-            hint = "task.images=FOLDER says what paths are relative to"
+            hint = "images=FOLDER says what paths are relative to"
             raise UserError(f"{path}: {entry.where}: no picture {paths[-1]}; {hint}")
         digest.update(f"{image}\0{state.st_size}\0{state.st_mtime_ns}\0".encode(errors="surrogatepass"))
 
@@ -276,8 +277,7 @@ def _of_table(path: Path, header: Sequence[str], rows: Iterable[tuple[int, Seque
 
 def _of_json(path: Path, images: list[Any]) -> Iterator[Entry]:
     """Karpathy's format."""
-    image_ids: dict[str, str] = {}
-    text_ids: dict[str, str] = {}
+    seen: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for index, image in enumerate(images):
         where = f"images[{index}]"
         try:
@@ -291,9 +291,9 @@ def _of_json(path: Path, images: list[Any]) -> Iterator[Entry]:
             raise UserError(f"{path}: {where}: empty caption")
         for key in ("imgid", "cocoid"):
             if key in image:
-                _once(image_ids, path, where, key, f"{key} {image[key]}")
+                _once(seen[key], path, where, key, str(image[key]))
         for one in ids:
-            _once(text_ids, path, where, "sentid", one)
+            _once(seen["sentid"], path, where, "sentid", one)
         split = _split(path, where, str(image["split"])) if "split" in image else None
         yield Entry(where, f"{image.get('filepath') or '.'}/{filename}", captions, split)
 

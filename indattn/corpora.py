@@ -1,0 +1,114 @@
+"""`indattn data`: the corpora of pictures and texts there are, preparing one, checking one's own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, ListConfig
+from tqdm import tqdm
+
+from indattn.data.emoji import emoji_folder
+from indattn.data.pairs import CORPORA, SPLITS, Pairs, load_pairs
+from indattn.data.tuxpaint import prepare, tuxpaint_folder
+from indattn.errors import UserError, nearest
+from indattn.tables import check_format, print_table
+
+__all__ = ["counts", "run"]
+
+#: Folder, licence, and how one that is not there is got.
+KNOWN = {
+    "emoji": (emoji_folder, "Apache-2.0, CC-BY-4.0, CC-BY-SA-4.0, MIT, Unicode-3.0", None),
+    "tuxpaint": (tuxpaint_folder, "GPL-2", "indattn data prepare tuxpaint"),
+}
+COLUMNS = ["corpus", "pictures", "texts", *SPLITS, "megabytes", "licence", "state", "folder"]
+
+
+def run(config: DictConfig) -> None:
+    """The verb ``data``."""
+    check_format(config.format)
+    if config.progress not in ("auto", True, False):
+        raise UserError(f"progress={config.progress}: must be auto, true or false")
+    progress = sys.stderr.isatty() if config.progress == "auto" else config.progress
+    words = [str(word) for word in config.data] if isinstance(config.data, ListConfig) else [str(config.data)]
+    if not words:
+        print_table([row(name) for name in CORPORA], COLUMNS, config.format, title="Items are concepts or pictures")
+        return
+    verb, *rest = words
+    if verb not in ("prepare", "check"):
+        raise UserError(f"data {verb!r}: no such thing to do{nearest(verb, ('prepare', 'check'))}")
+    if len(rest) != 1:
+        raise UserError(f"data {verb}: takes one {'corpus' if verb == 'prepare' else 'path'}, got {len(rest)}")
+    if verb == "prepare":
+        prepare_corpus(rest[0], config, progress)
+    else:
+        check_corpus(rest[0], config, progress)
+
+
+def row(name: str) -> dict[str, Any]:
+    """A corpus in one line: its items by split, what it takes on disk, where."""
+    folder_of, licence, how = KNOWN[name]
+    folder = folder_of()
+    line: dict[str, Any] = {"corpus": name, "licence": licence, "folder": str(folder)}
+    if not folder.is_dir():
+        return {**line, "state": f"to get: {how}"}
+    try:
+        pairs = load_pairs(name)
+    except UserError:
+        return {**line, "state": f"damaged: {how} force=true" if how else "damaged: install the package again"}
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return {
+        **line,
+        "pictures": len(pairs.images),
+        "texts": len(pairs.texts),
+        **{split: len(pairs.items(split)) for split in SPLITS},
+        "megabytes": round(size / 1e6, 1),
+        "state": "prepared" if how else "shipped",
+    }
+
+
+def prepare_corpus(name: str, config: DictConfig, progress: bool) -> None:
+    """Get a corpus that is not shipped, once."""
+    if name == "emoji":
+        print("emoji: shipped, nothing to prepare")
+        return
+    if name != "tuxpaint":
+        raise UserError(f"data prepare {name}: no such corpus{nearest(name, CORPORA)}")
+    if tuxpaint_folder().is_dir() and not config.force:
+        print(f"{tuxpaint_folder()}: there already (force=true prepares it anew)")
+        return
+    print(
+        f"{prepare(config.file, progress)}: {len(load_pairs(name).images)} pictures with captions; see README.txt in it"
+    )
+
+
+def check_corpus(data: str, config: DictConfig, progress: bool) -> None:
+    """Load a corpus, read every picture of it, print what is in it."""
+    if data not in CORPORA and not Path(data).exists():
+        raise UserError(f"{data}: no such file or folder")
+    splits = [config.splits] if isinstance(config.splits, str) else list(config.splits or [])
+    for split in splits:
+        if split not in SPLITS:
+            raise UserError(f"splits={split}: no such split{nearest(str(split), SPLITS)}")
+    pairs = load_pairs(data, config.images, needed=splits)
+    for picture in tqdm(range(len(pairs.images)), desc=pairs.name, unit="picture", disable=not progress):
+        pairs.images.read([picture], 32)
+    rows = counts(pairs)
+    print_table(rows, list(rows[0]), config.format, title=f"{pairs.name}: every picture can be read")
+
+
+def counts(pairs: Pairs) -> list[dict[str, Any]]:
+    """Counts of each split: items, their pictures and texts, the groups and sources these are of."""
+    return [
+        {
+            "split": split,
+            "items": len(items := pairs.items(split)),
+            "pictures": int(np.isin(pairs.image_items, items).sum()),
+            "texts": int(np.isin(pairs.text_items, items).sum()),
+            "groups": len(np.unique(pairs.groups[items])),
+            "sources": len(np.unique(pairs.image_sources[np.isin(pairs.image_items, items)])),
+        }
+        for split in SPLITS
+    ]
