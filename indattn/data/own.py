@@ -362,13 +362,16 @@ def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no Parquet ({error})") from error
     header = [str(name) for name in frame.columns]
-    used = [i for i, name in enumerate(header) if re.fullmatch(COLUMNS, name)]
+
+    def text(number: int, column: str, cell: Any) -> str:
+        if not re.fullmatch(COLUMNS, column):
+            return ""
+        if not pd.api.types.is_scalar(cell) or isinstance(cell, bytes):
+            raise UserError(f"{path}: row {number}: {column} must be text, is {type(cell).__name__}")
+        return "" if pd.isna(cell) else str(cell)
 
     def rows() -> Iterator[tuple[int, list[str]]]:
-        for number, row in enumerate(frame.iloc[:, used].itertuples(index=False, name=None), start=2):
-            for i, cell in zip(used, row, strict=True):
-                if not pd.api.types.is_scalar(cell) or isinstance(cell, bytes):
-                    raise UserError(f"{path}: row {number}: {header[i]} must be text, is {type(cell).__name__}")
-            yield number, ["" if pd.isna(cell) else str(cell) for cell in row]
+        for number, row in enumerate(frame.itertuples(index=False, name=None), start=2):
+            yield number, [text(number, column, cell) for column, cell in zip(header, row, strict=True)]
 
-    return [header[i] for i in used] or header, rows()
+    return header, rows()
