@@ -216,7 +216,9 @@ def _pairs(name: str, path: Path, root: Path, entries: Iterable[Entry], needed: 
     for split in needed:
         if split not in splits:
             counts = ", ".join(f"{splits.count(one)} {one}" for one in SPLITS)
-            raise UserError(f"{path}: no picture in split {split!r} ({counts}); a column 'split' can put some there")
+            raise UserError(
+                f"{path}: no picture in split {split!r} ({counts}); a table with a column 'split' can put some there"
+            )
     return Pairs(
         name=name,
         images=FileImages(path, tuple(paths), tuple(entry.where for entry in first.values())),
