@@ -8,9 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from indattn.attention import IndirectAttention, PositionBias
+from indattn.attention.backends import BACKENDS
 from indattn.attention.bias import bias_options, make_bias
 from indattn.attention.layers import prepare
 from indattn.attention.pieces import Pieces
+from indattn.errors import UserError
 
 __all__ = ["Decoder", "DecoderLayer", "DecoderOutput", "ModelConfig"]
 
@@ -64,6 +66,31 @@ class ModelConfig:
     detach_centres: bool = False
     match_parameters: bool = True
     backend: str = "auto"
+
+    def check(self) -> None:
+        """Refuse choices that do not exist.
+
+        Raises:
+            UserError: naming the key.
+        """
+        choices = {
+            "norm": ("pre", "post"),
+            "centre_update": ("additive", "none"),
+            "bias_columns": ("extra", "inside"),
+            "backend": BACKENDS,
+        }
+        for key, allowed in choices.items():
+            if getattr(self, key) not in allowed:
+                raise UserError(f"model.{key}={getattr(self, key)!r}: must be {' or '.join(map(repr, allowed))}")
+        for key in ("layers", "heads", "width", "ffn_width", "bias_hidden", "bias_frequencies"):
+            if getattr(self, key) < 1:
+                raise UserError(f"model.{key.removesuffix('_width')}={getattr(self, key)}: must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout={self.dropout}: must be from 0 to below 1")
+        if not self.offset_scale > 0:
+            raise UserError(f"model.offset_scale={self.offset_scale}: must be positive")
+        if self.width % self.heads:
+            raise UserError(f"model.heads={self.heads} does not divide model.width={self.width}")
 
     @property
     def ffn_width(self) -> int:

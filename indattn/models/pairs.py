@@ -1,0 +1,440 @@
+"""Models that score every picture against every text: the dual encoder, and a late block of the attention under study.
+
+The late block reads a picture's tokens (content, values) with a few queries, under the tokens of a text (context,
+keys)::
+
+    o = block(queries, keys = tokens of text t, values = tokens of picture i)
+    score(t, i) = cosine(o, e(t))            e: a linear map of the text's mean token
+
+The score passes through the block and nowhere else. What the attention adds to it, the control ``uniform`` tells:
+the same model with every weight ``1 / n``, which reads all pictures alike whatever the text.
+
+Shapes: ``T`` texts, ``I`` pictures, ``m`` queries, ``n`` cells of the picture's grid, ``H`` heads. Tensors of pairs are
+``(T, I, ...)``, with 1 in place of ``T`` or ``I`` where nothing depends on it: a product over all pairs is then one
+matrix product a head or a picture, and no projection is computed twice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from indattn.attention import BoxBias, IndirectAttention, PositionBias
+from indattn.errors import UserError
+from indattn.misalignment import Batch
+from indattn.models.decoder import DecoderOutput, ModelConfig
+
+__all__ = ["Cross", "Dual", "Fusion", "Misaligned", "PairConfig", "PairModel", "PairSide", "pair_product"]
+
+
+@dataclass
+class PairConfig(ModelConfig):
+    """Choices of a model over pairs, beside those of every model.
+
+    Attributes:
+        queries: number of queries of the late block, a square number (``None``: 4): each starts on its own region of
+            the picture.
+        embedding: width in which the dual encoder compares; chosen to match parameters if they are matched.
+        keys: ``spread`` (the text's tokens stretched over all keys, so that each can steer some part of the picture),
+            ``tokens`` (token j is key j, the rest padding: where a token belongs, the learned offset has to find) or
+            ``shuffled`` (a control: spread, but of another text of the batch).
+        attention: ``learned``, or ``uniform`` (a control: every weight is ``1 / n``).
+        temperature: by which cosines are divided at the start; it is learned.
+        feature_dropout: on the encoders' features, while training.
+        token_dropout: part of a text's tokens left out, while training.
+        selection: ``none``, or ``small_loss``: the pairs with the largest losses are left out of a batch's loss.
+        forget_rate: which part, in the end; the level of noise, which the method takes as known.
+        forget_epochs: over how many epochs that part rises from 0.
+    """
+
+    embedding: int = 128
+    keys: str = "spread"
+    attention: str = "learned"
+    temperature: float = 0.07
+    feature_dropout: float = 0.3
+    token_dropout: float = 0.3
+    selection: str = "none"
+    forget_rate: float = 0.0
+    forget_epochs: int = 5
+
+    def check(self) -> None:
+        """Refuse choices that do not exist."""
+        super().check()
+        choices = {
+            "keys": ("spread", "tokens", "shuffled"),
+            "attention": ("learned", "uniform"),
+            "selection": ("none", "small_loss"),
+            "bias": ("mlp", "none"),
+        }
+        for key, allowed in choices.items():
+            if getattr(self, key) not in allowed:
+                raise UserError(f"model.{key}={getattr(self, key)!r}: must be {' or '.join(map(repr, allowed))}")
+        for key in ("feature_dropout", "token_dropout", "forget_rate"):
+            if not 0 <= getattr(self, key) < 1:
+                raise UserError(f"model.{key}={getattr(self, key)}: must be from 0 to below 1")
+        if not self.temperature > 0:
+            raise UserError(f"model.temperature={self.temperature}: must be positive")
+        for key in ("embedding", "forget_epochs"):
+            if getattr(self, key) < 1:
+                raise UserError(f"model.{key}={getattr(self, key)}: must be at least 1")
+        if self.queries is not None and (self.queries < 1 or math.isqrt(self.queries) ** 2 != self.queries):
+            raise UserError(f"model.queries={self.queries}: must be a square number, a query for each region")
+
+
+class PairSide(Protocol):
+    """What a model needs to know of its task."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a picture's tokens."""
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Width of a text's and of a picture's tokens."""
+
+    def encoders(self) -> tuple[nn.Module, nn.Module]:
+        """From a batch to a text's tokens ``(T, L, w)`` with their mask ``(T, L)``, and to a picture's ``(I, n, w)``."""
+
+
+@dataclass
+class Texts:
+    """Texts once encoded: ``tokens (T, L, w)``, ``mask (T, L)`` true where a token is, ``pooled (T, w)``."""
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+
+class PairModel(nn.Module):
+    """Encoders, a score for each text and picture, and a learned temperature.
+
+    Texts and pictures are encoded once (:meth:`encode_texts`, :meth:`encode_images`) and scored in blocks
+    (:meth:`score`); :meth:`forward` does both for a batch.
+    """
+
+    config_class: ClassVar[type[ModelConfig]] = PairConfig
+    #: The setting that is free to match parameters.
+    free_width: ClassVar[str] = "ffn"
+
+    def __init__(self, task: PairSide, config: PairConfig) -> None:
+        super().__init__()
+        self.config, self.task = config, task
+        self.text_encoder, self.image_encoder = task.encoders()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+
+    def encode_texts(self, batch: Batch) -> Texts:
+        """The batch's texts; while training, without a random part of their tokens and features."""
+        tokens, mask = self.text_encoder(batch)
+        if self.training and self.config.token_dropout:
+            kept = torch.rand(mask.shape, device=mask.device) >= self.config.token_dropout
+            kept[:, 0] = True  # no text is left without any
+            mask = mask & kept
+        pooled = (tokens * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+        return Texts(self._features(tokens), mask, self._features(pooled))
+
+    def encode_images(self, batch: Batch) -> Tensor:
+        """What of the batch's pictures depends on no text; its first dimension is theirs."""
+        raise NotImplementedError
+
+    def score(self, texts: Texts, images: Tensor, record: bool = False) -> tuple[Tensor, DecoderOutput]:
+        """Cosines ``(T, I)`` of texts and pictures, and what the block computed."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, record: bool = False) -> tuple[Tensor, DecoderOutput]:
+        """Cosines over temperature, ``(T, I)``, of a batch's texts and pictures."""
+        cosines, output = self.score(self.encode_texts(batch), self.encode_images(batch), record)
+        return cosines * self.log_scale.exp().clamp(max=100.0), output
+
+    def _features(self, x: Tensor) -> Tensor:
+        """Normalised a token, so that encoders of any scale do; while training, without some of the channels."""
+        x = F.layer_norm(x, x.shape[-1:])
+        if not (self.training and self.config.feature_dropout):
+            return x
+        kept = x.new_ones(len(x), *[1] * (x.dim() - 2), x.shape[-1])  # the same channels of all tokens
+        return x * F.dropout(kept, self.config.feature_dropout)
+
+    @classmethod
+    def reference(cls, config: PairConfig) -> tuple[type[PairModel], PairConfig]:
+        """The model whose number of parameters all have: indirect attention as the task sizes it."""
+        ffn = config.ffn_width
+        return Misaligned, replace(
+            config, ffn=ffn, bias="mlp", shared_bias=False, centre_update="additive", learned_queries=True
+        )
+
+
+class Dual(PairModel):
+    """One linear map a side, compared by cosine: the ordinary baseline (CLIP's, on frozen features)."""
+
+    free_width = "embedding"
+
+    def __init__(self, task: PairSide, config: PairConfig) -> None:
+        if config.bias != "none":
+            raise UserError(f"model.bias={config.bias}: the dual encoder has no attention; use 'none'")
+        super().__init__(task, config)
+        text_width, image_width = task.widths
+        self.text_map = nn.Linear(text_width, config.embedding)
+        self.image_map = nn.Linear(image_width, config.embedding)
+
+    def encode_images(self, batch: Batch) -> Tensor:
+        """``(I, embedding)``, normalised: the mean token through its map."""
+        return F.normalize(self.image_map(self._features(self.image_encoder(batch).mean(1))), dim=-1)
+
+    def score(self, texts: Texts, images: Tensor, record: bool = False) -> tuple[Tensor, DecoderOutput]:
+        """Cosines of the two embeddings."""
+        cosines = F.normalize(self.text_map(texts.pooled), dim=-1) @ images.T
+        return cosines, DecoderOutput(cosines)
+
+
+class PairAttention(IndirectAttention):
+    """:class:`IndirectAttention` over all pairs of texts and pictures; the same parameters, the same numbers."""
+
+    uniform = False
+
+    def pairs(
+        self, query: Tensor, keys: Tensor, values: Tensor, centres: Tensor | None, record: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Outputs ``(T, I, m, w)``, centres for the next layer ``(T, I, m, 4)``, with ``record`` the weights.
+
+        Args:
+            query: ``(T | 1, I | 1, m, w)``.
+            keys, values: features ``(T | 1, I | 1, n, w)`` of the context and the content.
+            centres: boxes ``(T | 1, I | 1, m, 4)`` in cells.
+            record: also return weights ``(T, I, H, m, n)``.
+        """
+        num_values = values.shape[2]
+        if self.uniform:
+            weights = values.new_full((1, 1, self.num_heads, query.shape[2], num_values), 1 / num_values)
+        else:
+            q, k = self._split(self.q_proj(query)), self._split(self.k_proj(keys))
+            scores = pair_product(q, (k / math.sqrt(q.shape[-1])).transpose(-2, -1))
+            if self.bias is not None and centres is not None:
+                f = self.bias.at_centres(centres.flatten(0, 1), num_values)
+                scores = scores + f.unflatten(0, centres.shape[:2])
+            weights = scores.softmax(-1)
+        read = pair_product(F.dropout(weights, self.dropout, self.training), self._split(self.v_proj(values)))
+        output = self.out_proj(read.movedim(-3, -2).flatten(-2))
+        if self.centre_update is not None and centres is not None:
+            centres = self.centre_update(centres, output)
+            centres = centres.detach() if self.detach_centres else centres
+        return output, centres, weights if record else None
+
+    def _split(self, x: Tensor) -> Tensor:
+        """``(., ., length, w)`` to ``(., ., H, length, d_h)``."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
+
+
+class PairLayer(nn.Module):
+    """A layer of the late block: self-attention over queries if asked for, the attention under study, FFN."""
+
+    def __init__(self, config: PairConfig, bias: PositionBias | str, moves_centres: bool) -> None:
+        super().__init__()
+        width, heads, dropout = config.width, config.heads, config.dropout
+        self.pre = config.norm == "pre"
+        self.self_attention = (
+            IndirectAttention(width, heads, dropout=dropout, bias="none") if config.self_attention else None
+        )
+        self.attention = PairAttention(
+            width,
+            heads,
+            dropout=dropout,
+            bias=bias,
+            centre_update=config.centre_update if moves_centres else "none",
+            detach_centres=config.detach_centres,
+        )
+        self.attention.uniform = config.attention == "uniform"
+        self.ffn = nn.Sequential(nn.Linear(width, config.ffn_width), nn.ReLU(), nn.Linear(config.ffn_width, width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if config.self_attention else 2))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, centres: Tensor | None, record: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """New states ``(T | 1, I | 1, m, w)``, centres, and with ``record`` weights."""
+        norms = iter(self.norms)
+        if self.self_attention is not None:
+            norm = next(norms)
+            flat = (norm(x) if self.pre else x).flatten(0, 1)
+            x = self._add(x, self.self_attention(flat, flat, flat).output.unflatten(0, x.shape[:2]), norm)
+        norm = next(norms)
+        read, centres, weights = self.attention.pairs(norm(x) if self.pre else x, keys, values, centres, record)
+        x = self._add(x, read, norm)
+        norm = next(norms)
+        return self._add(x, self.ffn(norm(x) if self.pre else x), norm), centres, weights
+
+    def _add(self, x: Tensor, branch: Tensor, norm: nn.Module) -> Tensor:
+        x = x + self.dropout(branch)
+        return x if self.pre else norm(x)
+
+
+class Misaligned(PairModel):
+    """The late block with keys from the text, values from the picture: ``indirect`` with a bias, ``standard`` without.
+
+    Queries are ``q_i = m_i + y_i``: a learned embedding plus the mean of region i of the picture, on which its centre,
+    a box, starts.
+    """
+
+    def __init__(self, task: PairSide, config: PairConfig) -> None:
+        super().__init__(task, config)
+        rows, columns = task.grid
+        width, cells = config.width, rows * columns
+        text_width, image_width = task.widths
+        self.regions = math.isqrt(config.queries or 4)
+        if self.regions > min(rows, columns):
+            raise UserError(f"model.queries={config.queries}: a picture has {rows} x {columns} cells")
+        self.context_map = nn.Linear(text_width, width)
+        self.content_map = nn.Linear(image_width, width)
+        self.context_positions = nn.Parameter(torch.randn(cells, width))
+        self.content_positions = nn.Parameter(torch.randn(cells, width))
+        self.padding = nn.Parameter(torch.zeros(width)) if config.keys == "tokens" else None
+        queries = self.regions**2
+        self.learned_queries = nn.Parameter(torch.randn(queries, width)) if config.learned_queries else None
+        if not (config.learned_queries or config.content_queries):
+            raise UserError("model.learned_queries and model.content_queries are both false: no queries are left")
+        shared = self._bias(config)
+        self.layers = nn.ModuleList(
+            PairLayer(
+                config,
+                shared if config.shared_bias else self._bias(config),
+                moves_centres=layer < config.layers - 1,
+            )
+            for layer in range(config.layers)
+        )
+        self.final_norm = nn.LayerNorm(width) if config.norm == "pre" else nn.Identity()
+        self.text_map = nn.Linear(text_width, queries * width)
+        self.register_buffer("boxes", self._boxes(), persistent=False)
+
+    def _bias(self, config: PairConfig) -> PositionBias | str:
+        if config.bias == "none":
+            return "none"
+        return BoxBias(config.heads, self.task.grid, config.bias_hidden, config.offset_scale)
+
+    def _boxes(self) -> Tensor:
+        """Where the queries' centres start, ``(1, 1, m, 4)``: the regions, as (x, y, width, height) in cells."""
+        rows, columns = self.task.grid
+        x, y = ((torch.arange(self.regions) + 0.5) * length / self.regions - 0.5 for length in (columns, rows))
+        size = torch.tensor([columns / self.regions, rows / self.regions])
+        middle = torch.stack([x.repeat(self.regions), y.repeat_interleave(self.regions)], dim=-1)
+        return torch.cat([middle, size.expand(len(middle), 2)], dim=-1)[None, None]
+
+    def encode_images(self, batch: Batch) -> Tensor:
+        """``(I, n, width)`` content features."""
+        features = self.content_map(self._features(self.image_encoder(batch))) + self.content_positions
+        return F.layer_norm(features, features.shape[-1:])
+
+    def context(self, texts: Texts) -> Tensor:
+        """``(T, n, width)`` context features: the text's tokens over the keys, as ``config.keys`` says."""
+        features = self.context_map(texts.tokens)
+        cells = len(self.context_positions)
+        # The tokens that are there, in order: dropout leaves holes.
+        order = (~texts.mask).to(torch.int8).argsort(dim=1, stable=True)
+        lengths = texts.mask.sum(1, keepdim=True)
+        slots = torch.arange(cells, device=features.device).expand(len(features), -1)
+        if self.padding is None:
+            slots = torch.div(slots * lengths, cells, rounding_mode="floor")
+        there = slots < lengths
+        index = order.gather(1, slots.clamp(max=order.shape[1] - 1))
+        keys = features.gather(1, index.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
+        if self.padding is not None:
+            keys = torch.where(there.unsqueeze(-1), keys, self.padding)
+        if self.config.keys == "shuffled":
+            keys = keys.roll(1, 0)
+        keys = keys + self.context_positions
+        return F.layer_norm(keys, keys.shape[-1:])
+
+    def roles(self, context: Tensor, content: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, features for the keys and for the values, each ``(T | 1, I | 1, length, width)``."""
+        content = content.unsqueeze(0)
+        return self._queries(content), context.unsqueeze(1), content
+
+    def _queries(self, source: Tensor) -> Tensor:
+        """``(., ., m, width)``: learned, plus the mean of each region of ``source (., ., n, width)``."""
+        if not self.config.content_queries:
+            assert self.learned_queries is not None
+            return self.learned_queries[None, None]
+        grid = source.flatten(0, 1).transpose(1, 2).unflatten(2, self.task.grid)
+        regions = F.adaptive_avg_pool2d(grid, self.regions).flatten(2).transpose(1, 2).unflatten(0, source.shape[:2])
+        return regions if self.learned_queries is None else regions + self.learned_queries
+
+    def score(self, texts: Texts, images: Tensor, record: bool = False) -> tuple[Tensor, DecoderOutput]:
+        """Cosines of what the queries read, side by side, and the text's embedding."""
+        x, keys, values = self.roles(self.context(texts), images)
+        centres: Tensor | None = None if self.config.bias == "none" else self.boxes
+        output = DecoderOutput(x)
+        for layer in self.layers:
+            output.centres.append(centres)
+            x, centres, weights = layer(x, keys, values, centres, record)
+            output.weights.append(weights)
+        output.states = self.final_norm(x)
+        read = F.normalize(output.states.flatten(2), dim=-1)  # (T | 1, I, m width)
+        embedded = F.normalize(self.text_map(texts.pooled), dim=-1)
+        cosines = embedded @ read[0].T if len(read) == 1 else torch.einsum("te,tie->ti", embedded, read)
+        return cosines, output
+
+
+class Cross(Misaligned):
+    """The late block with queries from the text, keys and values from the picture.
+
+    Its queries have the mean of their part of the text where the others' have their region of the picture.
+    """
+
+    def __init__(self, task: PairSide, config: PairConfig) -> None:
+        if config.bias != "none":
+            raise UserError(
+                f"model.bias={config.bias}: cross-attention reads one sequence and takes no bias; use 'none'"
+            )
+        super().__init__(task, config)
+
+    def roles(self, context: Tensor, content: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries from the text's parts, in order; keys and values from the picture."""
+        parts = F.adaptive_avg_pool1d(context.transpose(1, 2), self.regions**2).transpose(1, 2).unsqueeze(1)
+        queries = parts if self.learned_queries is None else parts + self.learned_queries
+        content = content.unsqueeze(0)
+        return queries, content, content
+
+
+class Fusion(Misaligned):
+    """Text and picture fused cell by cell by an MLP, then read by ordinary attention."""
+
+    def __init__(self, task: PairSide, config: PairConfig) -> None:
+        super().__init__(task, config)
+        # The first layer of an MLP over both, as two maps: neither is computed for every pair.
+        self.fuse_context, self.fuse_content = (nn.Linear(config.width, config.width) for _ in range(2))
+        self.fuse_out = nn.Linear(config.width, config.width)
+
+    def roles(self, context: Tensor, content: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values from the fused cells of every pair."""
+        hidden = self.fuse_context(context).unsqueeze(1) + self.fuse_content(content).unsqueeze(0)
+        fused = self.fuse_out(hidden.relu())
+        return self._queries(content.unsqueeze(0)), fused, fused
+
+
+def pair_product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b`` for every text and picture: ``(T | 1, I | 1, H, r, s) x (T | 1, I | 1, H, s, c)`` to ``(T, I, H, r, c)``.
+
+    Where a factor does not depend on the text (or on the picture), the other's are rows of one larger product instead
+    of a product each.
+    """
+    texts, images = (max(x, y) for x, y in zip(a.shape[:2], b.shape[:2], strict=True))
+    if a.shape[:2] == b.shape[:2] or (texts, images) == (1, 1):
+        return a @ b
+    rows, columns = a.shape[-2], b.shape[-1]
+    if b.shape[0] == 1 and b.shape[1] == a.shape[1]:  # b is the picture's
+        folded = a.permute(1, 2, 0, 3, 4).flatten(2, 3) @ b[0]
+        return folded.unflatten(2, (texts, rows)).permute(2, 0, 1, 3, 4)
+    if b.shape[1] == 1 and b.shape[0] == a.shape[0]:  # b is the text's
+        folded = a.permute(0, 2, 1, 3, 4).flatten(2, 3) @ b[:, 0]
+        return folded.unflatten(2, (images, rows)).permute(0, 2, 1, 3, 4)
+    if a.shape[0] == 1 and b.shape[1] == 1:  # a is the picture's, b the text's
+        left = a[0].transpose(0, 1).flatten(1, 2)  # (H, I r, s)
+        right = b[:, 0].permute(1, 2, 0, 3).flatten(2, 3)  # (H, s, T c)
+        return (left @ right).unflatten(2, (texts, columns)).unflatten(1, (images, rows)).permute(3, 1, 0, 2, 4)
+    if a.shape[1] == 1 and b.shape[0] == 1:  # the other way round
+        left = a[:, 0].transpose(0, 1).flatten(1, 2)  # (H, T r, s)
+        right = b[0].permute(1, 2, 0, 3).flatten(2, 3)  # (H, s, I c)
+        return (left @ right).unflatten(2, (images, columns)).unflatten(1, (texts, rows)).permute(1, 3, 0, 2, 4)
+    return a @ b
