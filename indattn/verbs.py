@@ -176,7 +176,7 @@ examples
   indattn data check holiday-pictures                     a folder
   indattn data check dataset_flickr30k.json images=flickr30k-images
   indattn data check birds.csv splits=[test]              a corpus to test on alone
-  indattn data features emoji                             needs pip install 'indattn[retrieval]'; two minutes, 460 MB
+  indattn data features emoji                             needs pip install 'indattn[retrieval]'; two minutes, 472 MB
 
 What is wrong is said in one line with file and row. Prepared corpora and features lie in $INDATTN_CACHE, or else in
 the system's folder for caches.

