@@ -1,8 +1,10 @@
-"""`indattn data`: the corpora of pictures and texts there are, preparing one, checking one's own."""
+"""`indattn data`: the corpora of pictures and texts there are, preparing one, checking one's own, features."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,12 @@ def run(config: DictConfig) -> None:
         print_table([row(name) for name in CORPORA], COLUMNS, config.format, title="Items are concepts or pictures")
         return
     verb, *rest = words
-    if verb not in ("prepare", "check"):
-        raise UserError(f"data {verb!r}: no such thing to do{nearest(verb, ('prepare', 'check'))}")
+    if verb not in VERBS:
+        raise UserError(f"data {verb!r}: no such thing to do{nearest(verb, VERBS)}")
+    work, takes = VERBS[verb]
     if len(rest) != 1:
-        raise UserError(f"data {verb}: takes one {'corpus' if verb == 'prepare' else 'path'}, got {len(rest)}")
-    if verb == "prepare":
-        prepare_corpus(rest[0], config, progress)
-    else:
-        check_corpus(rest[0], config, progress)
+        raise UserError(f"data {verb}: takes one {takes}, got {len(rest)}")
+    work(rest[0], config, progress)
 
 
 def row(name: str) -> dict[str, Any]:
@@ -97,6 +97,34 @@ def check_corpus(data: str, config: DictConfig, progress: bool) -> None:
         pairs.images.read([picture], 32)
     rows = counts(pairs)
     print_table(rows, list(rows[0]), config.format, title=f"{pairs.name}: every picture can be read")
+
+
+def make_features(data: str, config: DictConfig, progress: bool) -> None:
+    """Compute a corpus's features, or find them there, and print how much that is."""
+    from indattn.data.frozen import frozen_features  # imports torch
+    from indattn.environment import set_threads
+
+    if data not in CORPORA and not Path(data).exists():
+        raise UserError(f"{data}: no such corpus, file or folder{nearest(data, CORPORA)}")
+    pairs = load_pairs(data, config.images, needed=())
+    set_threads("auto")
+    began = time.perf_counter()
+    features = frozen_features(pairs, progress)
+    seconds = time.perf_counter() - began
+    size = sum(path.stat().st_size for path in features.folder.iterdir())
+    print(
+        f"{features.folder}: {'made' if features.made else 'there already, checked'} in {seconds:.1f} s: "
+        f"{len(pairs.images):,} pictures, {len(pairs.texts):,} texts of {features.text_starts[-1]:,} tokens, "
+        f"{size / 1e6:.1f} MB"
+    )
+
+
+VERBS: dict[str, tuple[Callable[[str, DictConfig, bool], None], str]] = {
+    "prepare": (prepare_corpus, "corpus"),
+    "check": (check_corpus, "path"),
+    "features": (make_features, "corpus or path"),
+}
+"""What can be done with a corpus: by which function, and what it takes."""
 
 
 def counts(pairs: Pairs) -> list[dict[str, Any]]:
