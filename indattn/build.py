@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from indattn.attention.backends import BACKENDS, why_not
+from indattn.attention.backends import why_not
 from indattn.attention.bias import PositionBias, bias_options, make_bias
 from indattn.config import check_noise, construct, load_option, locate, section
 from indattn.environment import pick_device
 from indattn.errors import UserError
 from indattn.misalignment import Misalignment
+from indattn.models.base import Model
 from indattn.models.decoder import ModelConfig
 from indattn.models.matching import match_parameters
-from indattn.models.sequence import SequenceModel
 from indattn.tasks.base import Task
 
-__all__ = ["build_misalignment", "build_model", "build_task"]
+__all__ = ["build_misalignment", "build_model", "build_task", "model_class"]
 
 
 def build_task(config: DictConfig) -> Task:
     """The task of a configuration."""
-    task = construct(config.task, Task, "task")  # type: ignore[type-abstract]
-    for key in ("train_size", "validation_size", "test_size"):
-        size = getattr(task, key)
-        if size is not None and size < 1:
-            raise UserError(f"task.{key}={size}: must be at least 1")
-    return task
+    return construct(config.task, Task, "task")  # type: ignore[type-abstract]
 
 
 def build_misalignment(
@@ -51,32 +47,29 @@ def build_misalignment(
     return made
 
 
-def build_model(config: DictConfig, task: Task) -> SequenceModel:
+def model_class(config: DictConfig) -> type[Model]:
+    """The class of a configuration's model.
+
+    Raises:
+        UserError: if the task's family of models has none of that name.
+    """
+    target = str(config.model.get("_target_", ""))
+    module, _, name = target.rpartition(".")
+    family = config.get("family")
+    if family and module == family and not hasattr(importlib.import_module(family), name):
+        raise UserError(f"model={config.model.get('name')}: not for task={config.task.get('name')}")
+    return locate(target, Model, "model._target_")
+
+
+def build_model(config: DictConfig, task: Task) -> Model:
     """The model of a configuration, its parameters matched and freshly initialised."""
-    model_class = locate(config.model.get("_target_", ""), SequenceModel, "model._target_")
-    settings = section(ModelConfig, _without_target(config.model), "model")
-    choices = {
-        "norm": ("pre", "post"),
-        "centre_update": ("additive", "none"),
-        "bias_columns": ("extra", "inside"),
-        "backend": BACKENDS,
-    }
-    for key, allowed in choices.items():
-        if getattr(settings, key) not in allowed:
-            raise UserError(f"model.{key}={getattr(settings, key)!r}: must be {' or '.join(map(repr, allowed))}")
-    for key in ("layers", "heads", "width", "ffn_width", "bias_hidden", "bias_frequencies"):
-        if getattr(settings, key) < 1:
-            raise UserError(f"model.{key.removesuffix('_width')}={getattr(settings, key)}: must be at least 1")
-    if not 0 <= settings.dropout < 1:
-        raise UserError(f"model.dropout={settings.dropout}: must be from 0 to below 1")
-    if not settings.offset_scale > 0:
-        raise UserError(f"model.offset_scale={settings.offset_scale}: must be positive")
-    if settings.width % settings.heads:
-        raise UserError(f"model.heads={settings.heads} does not divide model.width={settings.width}")
+    made = model_class(config)
+    settings = section(made.config_class, _without_target(config.model), "model")
+    settings.check()
     _check_bias(settings, pick_device(config.get("device", "auto")))
     if settings.match_parameters:
-        settings = match_parameters(model_class, task, settings)
-    return model_class(task, settings)
+        settings = match_parameters(made, task, settings)
+    return made(task, settings)
 
 
 def _check_bias(settings: ModelConfig, device: torch.device) -> None:

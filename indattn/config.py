@@ -200,10 +200,10 @@ def as_floats(config: DictConfig, where: str, schema: type) -> None:
 def construct(config: DictConfig, base: type[T], where: str, extra: dict[str, Any] | None = None) -> T:
     """The object a section describes: its class is at ``_target_``, its other keys are the arguments.
 
-    ``name`` or ``kind`` repeats a constant of the class and is no argument.
+    ``name``, ``kind`` or ``family`` repeats a constant of the class and is no argument.
     """
     cls = locate(config.get("_target_", ""), base, f"{where}._target_")
-    labels = [key for key in ("name", "kind") if hasattr(cls, key)]
+    labels = [key for key in ("name", "kind", "family") if hasattr(cls, key)]
     arguments = {key: config[key] for key in config if key not in ("_target_", *labels)}
     return section(cls, OmegaConf.create(arguments), where, extra)
 

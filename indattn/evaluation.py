@@ -1,68 +1,21 @@
-"""Scores of a model on a split, and `indattn evaluate`: finished runs on other noise levels, kinds, test sets."""
+"""`indattn evaluate`: finished runs on other noise levels, kinds, test sets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, ListConfig
-from torch import Tensor, nn
+from torch import nn
 
 from indattn.build import build_misalignment, build_model, build_task
 from indattn.config import check_noise, check_seed
 from indattn.environment import pick_device, set_threads
 from indattn.errors import UserError
-from indattn.misalignment import Batch
 from indattn.runs import FORMAT, Run, noise_name, open_run, write_json
 from indattn.tasks.base import Task
 
-__all__ = ["Scores", "evaluate", "load_model", "load_weights", "run", "score"]
-
-
-@dataclass
-class Scores:
-    """Scores on a split.
-
-    Attributes:
-        loss: mean cross-entropy in nats.
-        accuracy: fraction of outputs that are right.
-        exact: fraction of examples whose outputs are all right.
-        per_example: number of right outputs in each example, in the split's order, for paired comparisons.
-    """
-
-    loss: float
-    accuracy: float
-    exact: float
-    per_example: list[int]
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device."""
-    return {key: value.to(device) for key, value in batch.items()}
-
-
-def score(model: nn.Module, task: Task, split: Batch, device: torch.device, batch_size: int = 500) -> Scores:
-    """Scores of a model on a whole split; the model is left in the mode it was in."""
-    was_training = model.training
-    model.eval()
-    losses: list[float] = []
-    right: list[Tensor] = []
-    size = len(split["targets"])
-    with torch.no_grad():
-        for start in range(0, size, batch_size):
-            batch = to_device({k: v[start : start + batch_size] for k, v in split.items()}, device)
-            logits, _ = model(batch)
-            losses.append(task.loss(logits, batch).item() * len(batch["targets"]))
-            right.append(task.correct(logits, batch).cpu())
-    model.train(was_training)
-    correct = torch.cat(right)
-    return Scores(
-        loss=sum(losses) / size,
-        accuracy=correct.double().mean().item(),
-        exact=correct.all(1).double().mean().item(),
-        per_example=correct.sum(1).tolist(),
-    )
+__all__ = ["evaluate", "load_model", "load_weights", "run"]
 
 
 def load_model(run: Run, task: Task, config: DictConfig, file: str = "model.safetensors") -> nn.Module:
@@ -123,7 +76,7 @@ def evaluate(
     model = load_model(run, task, config).to(device)
     rows = []
     for kind, noise, seed, misalignment in cases:
-        scores = score(model, task, task.split("test", misalignment, seed), device)
+        scores = task.score(model, task.split("test", misalignment, seed), device)
         row = {
             "format": FORMAT,
             "kind": kind,
@@ -131,9 +84,7 @@ def evaluate(
             "test_seed": seed,
             "trained_kind": config.misalignment.kind,
             "trained_noise": float(config.noise),
-            "loss": scores.loss,
-            "accuracy": scores.accuracy,
-            "exact": scores.exact,
+            **scores.as_dict(),
             "chance": task.chance(),
             "ceiling": task.ceiling(kind, noise),
         }

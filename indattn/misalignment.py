@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["Additive", "Batch", "Corrupt", "Layout", "Misalignment", "Shift", "Shuffle"]
+__all__ = ["Additive", "Batch", "Corrupt", "Layout", "Misalignment", "Mismatch", "Shift", "Shuffle"]
 
 Batch = dict[str, Tensor]
 
@@ -119,3 +119,26 @@ class Additive(Misalignment):
         """Draw the noise, ``(B, n, width)``, as ``batch["content_noise"]``; the content's encoder adds it."""
         noise = torch.randn(*batch["content"].shape, self.width, generator=generator)
         return {**batch, "content_noise": 2.0 * self.noise * noise}
+
+
+@dataclass
+class Mismatch(Misalignment):
+    """``round(noise * pairs)`` of the training pairs have the text of another item (noisy correspondence).
+
+    The protocol of Huang et al. (Learning with Noisy Correspondence for Cross-modal Matching, NeurIPS 2021): which
+    pairs are wrong is drawn once, before training; evaluation pairs are always right.
+    """
+
+    kind: ClassVar[str] = "mismatch"
+
+    def apply(self, batch: Batch, layout: Layout | None, generator: Generator) -> Batch:
+        """Of a whole training set, ``batch["text_items"] (pairs,)``, give the chosen pairs another item's number."""
+        items = batch["text_items"]
+        known = items.unique()
+        wrong = torch.randperm(len(items), generator=generator)[: round(self.noise * len(items))]
+        # Another item: some places further in the list of all, never all the way round.
+        place = torch.searchsorted(known, items[wrong])
+        further = torch.randint(1, max(2, len(known)), (len(wrong),), generator=generator)
+        given = items.clone()
+        given[wrong] = known[(place + further) % len(known)]
+        return {**batch, "text_items": given}

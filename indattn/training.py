@@ -21,46 +21,19 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from indattn.build import build_misalignment, build_model, build_task
+from indattn.build import build_misalignment, build_model, build_task, model_class
 from indattn.config import TrainingConfig, as_floats, check_noise, check_seed, section
 from indattn.environment import describe, pick_device, set_threads
 from indattn.errors import Interrupted, UserError
-from indattn.evaluation import score, to_device
-from indattn.misalignment import Batch, Misalignment
-from indattn.models.decoder import ModelConfig
+from indattn.misalignment import Batch
 from indattn.models.matching import count_parameters
-from indattn.recording import record, save_recording
+from indattn.recording import save_recording
 from indattn.runs import FORMAT, Run, atomic, write_json
-from indattn.tasks.base import Task, batch_generator
+from indattn.tasks.base import Scores, to_device
 
 __all__ = ["Trainer", "run", "train"]
 
 TARGET_ACCURACY = 0.9
-
-
-class TrainingData:
-    """Batches by step: step k's batch depends on the seed and k alone, so resuming needs no replay."""
-
-    def __init__(self, task: Task, misalignment: Misalignment, batch_size: int, seed: int) -> None:
-        self.task, self.misalignment, self.batch_size, self.seed = task, misalignment, batch_size, seed
-        self.fixed: Batch | None = None
-        self.epoch, self.order = -1, torch.empty(0, dtype=torch.long)
-        if task.train_size is not None:
-            if task.train_size < batch_size:
-                raise UserError(f"task.train_size={task.train_size} is less than training.batch_size={batch_size}")
-            self.fixed = task.draw(task.train_size, batch_generator("sample", seed), misalignment)
-
-    def batch(self, step: int) -> Batch:
-        """The batch of a step (from 0). Fixed samples are reshuffled every epoch; a last part batch is left out."""
-        if self.fixed is None:
-            return self.task.draw(self.batch_size, batch_generator("train", self.seed, step), self.misalignment)
-        size = len(self.fixed["targets"])
-        epoch, position = divmod(step, size // self.batch_size)
-        if epoch != self.epoch:
-            self.epoch = epoch
-            self.order = torch.randperm(size, generator=batch_generator("train", self.seed, epoch))
-        chosen = self.order[position * self.batch_size : (position + 1) * self.batch_size]
-        return {key: value[chosen] for key, value in self.fixed.items()}
 
 
 class Trainer:
@@ -75,7 +48,7 @@ class Trainer:
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
-        for section_, schema in (("model", ModelConfig), ("training", TrainingConfig)):
+        for section_, schema in (("model", model_class(config).config_class), ("training", TrainingConfig)):
             as_floats(config, section_, schema)
         check_noise(config.noise)
         check_seed(config.seed)
@@ -90,7 +63,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = build_model(config, self.task).to(self.device)
         self.parameters = count_parameters(self.model)
-        self.data = TrainingData(self.task, self.misalignment, self.settings.batch_size, config.seed)
+        self.data = self.task.training_data(self.misalignment, self.settings.batch_size, config.seed)
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay, fused=True
         )
@@ -166,15 +139,12 @@ class Trainer:
             )
 
     def _evaluate(self, validation: Batch) -> float:
-        scores = score(self.model, self.task, validation, self.device)
-        self._demand_finite(scores.loss)
+        scores = self._score(validation)
         line = {
             "step": self.step,
             "seconds": round(self.seconds, 3),
             "split": "validation",
-            "loss": scores.loss,
-            "accuracy": scores.accuracy,
-            "exact": scores.exact,
+            **scores.as_dict(),
             "train_loss": self.loss_sum / max(1, self.loss_count),
         }
         self.loss_sum, self.loss_count = 0.0, 0
@@ -186,6 +156,11 @@ class Trainer:
         except OSError as error:
             raise UserError(f"cannot write {self.run.path / 'metrics.jsonl'}: {error.strerror}") from error
         return scores.accuracy
+
+    def _score(self, split: Batch) -> Scores:
+        scores = self.task.score(self.model, split, self.device)
+        self._demand_finite(scores.loss)
+        return scores
 
     # What a run leaves ---------------------------------------------------------------------------------------
 
@@ -203,8 +178,7 @@ class Trainer:
     def finish(self) -> dict[str, Any]:
         """Score the test split once and write what the run leaves; ``result.json`` last."""
         test = self.task.split("test", self.misalignment)
-        scores = score(self.model, self.task, test, self.device)
-        self._demand_finite(scores.loss)
+        scores = self._score(test)
         self._record("recording", test)
         self._save_weights("model")
         curve = self.run.metrics()
@@ -215,8 +189,8 @@ class Trainer:
             "kind": self.config.misalignment.kind,
             "steps": self.settings.steps,
             "steps_to_0.9": next(reached, None),
-            "test": {"loss": scores.loss, "accuracy": scores.accuracy, "exact": scores.exact},
-            "validation": {key: curve[-1][key] for key in ("loss", "accuracy", "exact")},
+            "test": scores.as_dict(),
+            "validation": {key: curve[-1][key] for key in scores.as_dict() if key in curve[-1]},
             "train_loss": curve[-1]["train_loss"],
             "chance": self.task.chance(),
             "ceiling": self.task.ceiling(self.config.misalignment.kind, float(self.config.noise)),
@@ -225,7 +199,6 @@ class Trainer:
             "seconds": round(self.seconds, 3),
             "examples_per_second": round(self.settings.steps * self.settings.batch_size / self.seconds, 1),
             **describe(self.device),
-            "outputs_per_example": test["targets"].shape[1],
             "per_example": scores.per_example,
         }
         write_json(self.run.path / "result.json", result)
@@ -242,9 +215,7 @@ class Trainer:
         return counter.get_total_flops()
 
     def _record(self, name: str, split: Batch) -> None:
-        save_recording(
-            self.run, name, record(self.model, to_device({k: v[:64] for k, v in split.items()}, self.device))
-        )
+        save_recording(self.run, name, self.task.record(self.model, split, self.device))
 
     def _save_weights(self, name: str) -> None:
         # Shared tensors (one f for all layers) are stored under each of their names.
@@ -340,7 +311,7 @@ def train(config: DictConfig, progress: bool = False, line: int = 0) -> tuple[Ru
         resumed = trainer.resume()
         print(
             f"{'resuming at step ' + str(trainer.step) if resumed else 'training'}: {run.path} "
-            f"({trainer.parameters:,} parameters, FFN {trainer.model.config.ffn_width})"
+            f"({trainer.parameters:,} parameters, {trainer.model.says()})"
         )
         with _catching_signals(trainer):
             trainer.fit(progress, line)
@@ -400,10 +371,7 @@ def run(config: DictConfig) -> float | None:
         return None
     if (finished.path / "result.json").stat().st_mtime < began:  # it was done before, and train said so
         return result["validation"]["accuracy"]
-    print(
-        f"test accuracy {result['test']['accuracy']:.4f}, steps to 0.9: {result['steps_to_0.9'] or 'not reached'}, "
-        f"{result['seconds']:.0f} s: {finished.path}"
-    )
+    print(f"{build_task(config).says(result)}, {result['seconds']:.0f} s: {finished.path}")
     if config.figures:
         from indattn.plot import run_figures
 

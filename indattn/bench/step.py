@@ -14,8 +14,8 @@ from tqdm import tqdm
 from indattn.build import build_misalignment, build_model, build_task
 from indattn.config import TrainingConfig, load_option, section
 from indattn.errors import UserError
-from indattn.evaluation import to_device
 from indattn.models.matching import count_parameters
+from indattn.tasks.base import to_device
 
 __all__ = ["bench_profile", "bench_step"]
 
@@ -27,9 +27,7 @@ class TrainingStep:
         settings = section(TrainingConfig, config.training, "training")
         self.task = build_task(config)
         self.batch = to_device(
-            self.task.draw(
-                settings.batch_size, torch.Generator().manual_seed(0), build_misalignment(config, self.task)
-            ),
+            self.task.training_data(build_misalignment(config, self.task), settings.batch_size, seed=0).batch(0),
             device,
         )
         torch.manual_seed(0)

@@ -85,6 +85,7 @@ class FrozenFeatures:
         folder: where they lie.
         made: whether they were computed by the call that returned them, rather than read.
         grid: rows and columns of a picture's tokens, which go row by row.
+        stages: channels of each stage of the encoder, one after another: 192 and 1280.
     """
 
     image_codes: NDArray[np.uint8]
@@ -95,6 +96,7 @@ class FrozenFeatures:
     folder: Path
     made: bool = False
     grid: tuple[int, int] = GRID
+    stages: tuple[int, ...] = (LINEAR, HEAD)
 
     @property
     def image_width(self) -> int:

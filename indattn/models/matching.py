@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+from indattn.models.base import Model
 from indattn.models.decoder import ModelConfig
-from indattn.models.sequence import Misaligned, SequenceModel, TaskSide
 
 __all__ = ["count_parameters", "match_parameters"]
 
@@ -17,32 +18,25 @@ def count_parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def match_parameters(model_class: type[SequenceModel], task: TaskSide, config: ModelConfig) -> ModelConfig:
-    """The configuration with the FFN width that brings a model to the reference's parameter count.
+def match_parameters(model_class: type[Model], task: Any, config: ModelConfig) -> ModelConfig:
+    """The configuration with the free width (the FFN's, for most) that brings a model to its reference's parameters.
 
-    The reference is the paper's model (:class:`Misaligned` with an MLP bias a layer, additive centre updates,
-    learned queries) of the same layers, heads, width, FFN and self-attention. The width is a multiple of 8, which
-    matrix products like (259 columns cost half as much again as 256), unless that is more than 1% off.
+    The reference is the family's model with the paper's attention (:meth:`~indattn.models.base.Model.reference`), of
+    the same layers, heads, width, FFN and self-attention. The width is a multiple of 8, which matrix products like
+    (259 columns cost half as much again as 256), unless that is more than 1% off.
     """
-    reference = replace(
-        config,
-        ffn=config.ffn_width,
-        bias="mlp",
-        bias_hidden=ModelConfig.bias_hidden,
-        bias_columns="extra",
-        backend="auto",
-        shared_bias=False,
-        centre_update="additive",
-        learned_queries=True,
-        queries=None,
-    )
+
+    def sized(width: int) -> ModelConfig:
+        return replace(config, **{model_class.free_width: width})  # type: ignore[arg-type]
+
+    reference_class, reference = model_class.reference(config)
     with torch.device("meta"):
-        budget = count_parameters(Misaligned(task, reference))
-        one = count_parameters(model_class(task, replace(config, ffn=1)))
-        two = count_parameters(model_class(task, replace(config, ffn=2)))
+        budget = count_parameters(reference_class(task, reference))
+        one = count_parameters(model_class(task, sized(1)))
+        two = count_parameters(model_class(task, sized(2)))
     slope = two - one
     width = 1 + (budget - one) / slope
     aligned = 8 * round(width / 8)
     if aligned < 1 or abs(aligned - width) * slope > 0.01 * budget:
         aligned = max(1, round(width))
-    return replace(config, ffn=aligned)
+    return sized(aligned)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from indattn.attention import BoxBias, IndirectAttention, PositionBias
 from indattn.errors import UserError
 from indattn.misalignment import Batch
+from indattn.models.base import Model
 from indattn.models.decoder import DecoderOutput, ModelConfig
 
 __all__ = ["Cross", "Dual", "Fusion", "Misaligned", "PairConfig", "PairModel", "PairSide", "pair_product"]
@@ -47,9 +48,7 @@ class PairConfig(ModelConfig):
         temperature: by which cosines are divided at the start; it is learned.
         feature_dropout: on the encoders' features, while training.
         token_dropout: part of a text's tokens left out, while training.
-        selection: ``none``, or ``small_loss``: the pairs with the largest losses are left out of a batch's loss.
-        forget_rate: which part, in the end; the level of noise, which the method takes as known.
-        forget_epochs: over how many epochs that part rises from 0.
+        selection: ``none`` or ``small_loss``: which of a batch's pairs the task's loss trusts.
     """
 
     embedding: int = 128
@@ -59,8 +58,6 @@ class PairConfig(ModelConfig):
     feature_dropout: float = 0.3
     token_dropout: float = 0.3
     selection: str = "none"
-    forget_rate: float = 0.0
-    forget_epochs: int = 5
 
     def check(self) -> None:
         """Refuse choices that do not exist."""
@@ -74,14 +71,13 @@ class PairConfig(ModelConfig):
         for key, allowed in choices.items():
             if getattr(self, key) not in allowed:
                 raise UserError(f"model.{key}={getattr(self, key)!r}: must be {' or '.join(map(repr, allowed))}")
-        for key in ("feature_dropout", "token_dropout", "forget_rate"):
+        for key in ("feature_dropout", "token_dropout"):
             if not 0 <= getattr(self, key) < 1:
                 raise UserError(f"model.{key}={getattr(self, key)}: must be from 0 to below 1")
         if not self.temperature > 0:
             raise UserError(f"model.temperature={self.temperature}: must be positive")
-        for key in ("embedding", "forget_epochs"):
-            if getattr(self, key) < 1:
-                raise UserError(f"model.{key}={getattr(self, key)}: must be at least 1")
+        if self.embedding < 1:
+            raise UserError(f"model.embedding={self.embedding}: must be at least 1")
         if self.queries is not None and (self.queries < 1 or math.isqrt(self.queries) ** 2 != self.queries):
             raise UserError(f"model.queries={self.queries}: must be a square number, a query for each region")
 
@@ -98,44 +94,49 @@ class PairSide(Protocol):
         """Width of a text's and of a picture's tokens."""
 
     def encoders(self) -> tuple[nn.Module, nn.Module]:
-        """From a batch to a text's tokens ``(T, L, w)`` with their mask ``(T, L)``, and to a picture's ``(I, n, w)``."""
+        """From a batch to a text's tokens ``(T, L, w)`` with their mask ``(T, L)``, a picture's ``(I, n, w)``."""
 
 
 @dataclass
 class Texts:
-    """Texts once encoded: ``tokens (T, L, w)``, ``mask (T, L)`` true where a token is, ``pooled (T, w)``."""
+    """Texts once encoded: ``embedded (T, e)``, normalised, and for a late block its ``keys (T, n, w)``."""
 
-    tokens: Tensor
-    mask: Tensor
-    pooled: Tensor
+    embedded: Tensor
+    keys: Tensor | None = None
+
+    def __getitem__(self, rows: slice) -> Texts:
+        return Texts(self.embedded[rows], None if self.keys is None else self.keys[rows])
 
 
-class PairModel(nn.Module):
+class PairModel(Model):
     """Encoders, a score for each text and picture, and a learned temperature.
 
     Texts and pictures are encoded once (:meth:`encode_texts`, :meth:`encode_images`) and scored in blocks
     (:meth:`score`); :meth:`forward` does both for a batch.
     """
 
-    config_class: ClassVar[type[ModelConfig]] = PairConfig
-    #: The setting that is free to match parameters.
-    free_width: ClassVar[str] = "ffn"
+    config_class = PairConfig
 
     def __init__(self, task: PairSide, config: PairConfig) -> None:
-        super().__init__()
-        self.config, self.task = config, task
+        super().__init__(task, config)
         self.text_encoder, self.image_encoder = task.encoders()
+        self.text_map: nn.Module
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
     def encode_texts(self, batch: Batch) -> Texts:
-        """The batch's texts; while training, without a random part of their tokens and features."""
+        """The batch's texts; while training, without a random part of their tokens and channels."""
         tokens, mask = self.text_encoder(batch)
         if self.training and self.config.token_dropout:
             kept = torch.rand(mask.shape, device=mask.device) >= self.config.token_dropout
             kept[:, 0] = True  # no text is left without any
             mask = mask & kept
         pooled = (tokens * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
-        return Texts(self._features(tokens), mask, self._features(pooled))
+        embedded = F.normalize(self.text_map(self._features(pooled)), dim=-1)
+        return Texts(embedded, self._keys(tokens, mask))
+
+    def _keys(self, tokens: Tensor, mask: Tensor) -> Tensor | None:
+        """What a late block reads of a text's tokens ``(T, L, w)``."""
+        return None
 
     def encode_images(self, batch: Batch) -> Tensor:
         """What of the batch's pictures depends on no text; its first dimension is theirs."""
@@ -148,7 +149,11 @@ class PairModel(nn.Module):
     def forward(self, batch: Batch, record: bool = False) -> tuple[Tensor, DecoderOutput]:
         """Cosines over temperature, ``(T, I)``, of a batch's texts and pictures."""
         cosines, output = self.score(self.encode_texts(batch), self.encode_images(batch), record)
-        return cosines * self.log_scale.exp().clamp(max=100.0), output
+        return cosines * self.scale(), output
+
+    def scale(self) -> Tensor:
+        """One over the temperature, at most 100."""
+        return self.log_scale.exp().clamp(max=100.0)
 
     def _features(self, x: Tensor) -> Tensor:
         """Normalised a token, so that encoders of any scale do; while training, without some of the channels."""
@@ -159,11 +164,16 @@ class PairModel(nn.Module):
         return x * F.dropout(kept, self.config.feature_dropout)
 
     @classmethod
-    def reference(cls, config: PairConfig) -> tuple[type[PairModel], PairConfig]:
-        """The model whose number of parameters all have: indirect attention as the task sizes it."""
-        ffn = config.ffn_width
+    def reference(cls, config: PairConfig) -> tuple[type[Model], PairConfig]:
+        """The late block with indirect attention and learned queries."""
         return Misaligned, replace(
-            config, ffn=ffn, bias="mlp", shared_bias=False, centre_update="additive", learned_queries=True
+            config,
+            ffn=config.ffn_width,
+            bias="mlp",
+            shared_bias=False,
+            centre_update="additive",
+            learned_queries=True,
+            keys="spread",
         )
 
 
@@ -186,8 +196,12 @@ class Dual(PairModel):
 
     def score(self, texts: Texts, images: Tensor, record: bool = False) -> tuple[Tensor, DecoderOutput]:
         """Cosines of the two embeddings."""
-        cosines = F.normalize(self.text_map(texts.pooled), dim=-1) @ images.T
+        cosines = texts.embedded @ images.T
         return cosines, DecoderOutput(cosines)
+
+    def says(self) -> str:
+        """The width of the embeddings."""
+        return f"embedding {self.config.embedding}"
 
 
 class PairAttention(IndirectAttention):
@@ -306,6 +320,7 @@ class Misaligned(PairModel):
         )
         self.final_norm = nn.LayerNorm(width) if config.norm == "pre" else nn.Identity()
         self.text_map = nn.Linear(text_width, queries * width)
+        self.boxes: Tensor
         self.register_buffer("boxes", self._boxes(), persistent=False)
 
     def _bias(self, config: PairConfig) -> PositionBias | str:
@@ -326,13 +341,13 @@ class Misaligned(PairModel):
         features = self.content_map(self._features(self.image_encoder(batch))) + self.content_positions
         return F.layer_norm(features, features.shape[-1:])
 
-    def context(self, texts: Texts) -> Tensor:
-        """``(T, n, width)`` context features: the text's tokens over the keys, as ``config.keys`` says."""
-        features = self.context_map(texts.tokens)
+    def _keys(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """``(T, n, width)`` context features: a text's tokens over the keys, as ``config.keys`` says."""
+        features = self.context_map(self._features(tokens))
         cells = len(self.context_positions)
         # The tokens that are there, in order: dropout leaves holes.
-        order = (~texts.mask).to(torch.int8).argsort(dim=1, stable=True)
-        lengths = texts.mask.sum(1, keepdim=True)
+        order = (~mask).to(torch.int8).argsort(dim=1, stable=True)
+        lengths = mask.sum(1, keepdim=True)
         slots = torch.arange(cells, device=features.device).expand(len(features), -1)
         if self.padding is None:
             slots = torch.div(slots * lengths, cells, rounding_mode="floor")
@@ -362,7 +377,8 @@ class Misaligned(PairModel):
 
     def score(self, texts: Texts, images: Tensor, record: bool = False) -> tuple[Tensor, DecoderOutput]:
         """Cosines of what the queries read, side by side, and the text's embedding."""
-        x, keys, values = self.roles(self.context(texts), images)
+        assert texts.keys is not None
+        x, keys, values = self.roles(texts.keys, images)
         centres: Tensor | None = None if self.config.bias == "none" else self.boxes
         output = DecoderOutput(x)
         for layer in self.layers:
@@ -371,9 +387,9 @@ class Misaligned(PairModel):
             output.weights.append(weights)
         output.states = self.final_norm(x)
         read = F.normalize(output.states.flatten(2), dim=-1)  # (T | 1, I, m width)
-        embedded = F.normalize(self.text_map(texts.pooled), dim=-1)
-        cosines = embedded @ read[0].T if len(read) == 1 else torch.einsum("te,tie->ti", embedded, read)
-        return cosines, output
+        if len(read) == 1:  # nothing that was read depends on the text
+            return texts.embedded @ read[0].T, output
+        return torch.einsum("te,tie->ti", texts.embedded, read), output
 
 
 class Cross(Misaligned):
@@ -402,19 +418,18 @@ class Fusion(Misaligned):
 
     def __init__(self, task: PairSide, config: PairConfig) -> None:
         super().__init__(task, config)
-        # The first layer of an MLP over both, as two maps: neither is computed for every pair.
+        # The first layer of an MLP over both, as two maps: neither is computed for every pair. The layers' own maps to
+        # keys and values are the second.
         self.fuse_context, self.fuse_content = (nn.Linear(config.width, config.width) for _ in range(2))
-        self.fuse_out = nn.Linear(config.width, config.width)
 
     def roles(self, context: Tensor, content: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values from the fused cells of every pair."""
-        hidden = self.fuse_context(context).unsqueeze(1) + self.fuse_content(content).unsqueeze(0)
-        fused = self.fuse_out(hidden.relu())
+        fused = (self.fuse_context(context).unsqueeze(1) + self.fuse_content(content).unsqueeze(0)).relu()
         return self._queries(content.unsqueeze(0)), fused, fused
 
 
 def pair_product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` for every text and picture: ``(T | 1, I | 1, H, r, s) x (T | 1, I | 1, H, s, c)`` to ``(T, I, H, r, c)``.
+    """``a @ b`` for all pairs: ``(T | 1, I | 1, H, r, s) x (T | 1, I | 1, H, s, c)`` to ``(T, I, H, r, c)``.
 
     Where a factor does not depend on the text (or on the picture), the other's are rows of one larger product instead
     of a product each.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from indattn.attention import IndirectAttention
 from indattn.errors import UserError
 from indattn.misalignment import Batch
+from indattn.models.base import Model
 from indattn.models.decoder import Decoder, DecoderOutput, ModelConfig
 from indattn.models.encoders import Concatenated
 
@@ -39,7 +41,7 @@ class TaskSide(Protocol):
         """The states that are scored."""
 
 
-class SequenceModel(nn.Module):
+class SequenceModel(Model):
     """Encoders, the decoder stack and a head over a task's two sequences.
 
     Subclasses say in :meth:`roles` which features are queries, keys and values.
@@ -56,10 +58,9 @@ class SequenceModel(nn.Module):
     queries_from = "content"
 
     def __init__(self, task: TaskSide, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(task, config)
         if config.width % config.heads:
             raise UserError(f"model.heads={config.heads} does not divide model.width={config.width}")
-        self.config, self.task = config, task
         self.num_queries = task.content_length if config.queries is None else config.queries
         if not task.scored_queries <= self.num_queries <= task.content_length:
             raise UserError(
@@ -69,6 +70,22 @@ class SequenceModel(nn.Module):
         self.context_encoder, self.content_encoder = task.encoders(config.width)
         self.decoder = Decoder(config)
         self.head = task.head(config.width)
+
+    @classmethod
+    def reference(cls, config: ModelConfig) -> tuple[type[Model], ModelConfig]:
+        """:class:`Misaligned` with an MLP bias a layer, additive centre updates and learned queries."""
+        return Misaligned, replace(
+            config,
+            ffn=config.ffn_width,
+            bias="mlp",
+            bias_hidden=ModelConfig.bias_hidden,
+            bias_columns="extra",
+            backend="auto",
+            shared_bias=False,
+            centre_update="additive",
+            learned_queries=True,
+            queries=None,
+        )
 
     def roles(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Queries ``(B, m, width)``, features for the keys and for the values ``(B, n, width)``."""

@@ -1,20 +1,22 @@
-"""What a task is: data, the encoders and head it needs, loss, metrics, and the lines its figures draw."""
+"""What a task is: data, the encoders and head it needs, loss, scores, and the lines its figures draw."""
 
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from indattn.errors import UserError
 from indattn.misalignment import Batch, Layout, Misalignment
 from indattn.models.encoders import TokenEncoder
+from indattn.recording import record
 
-__all__ = ["Task", "batch_generator"]
+__all__ = ["Batches", "Scores", "SequenceTask", "Task", "TrainingData", "batch_generator", "to_device"]
 
 SPLITS = {"train": 0, "validation": 1, "test": 2, "sample": 3, "orders": 4, "bound": 5}
 
@@ -30,12 +32,113 @@ def batch_generator(split: str, *key: int) -> Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
+class Batches(Protocol):
+    """Training batches by step: a step's batch depends on the seed and the step alone, so resuming needs no replay."""
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, from 0."""
+
+
+@dataclass
+class Scores:
+    """Scores on a split.
+
+    Attributes:
+        loss: the mean training loss, in nats.
+        accuracy: the score that curves, tables and sweeps go by, between 0 and 1.
+        more: other scores by name.
+        per_example: what paired tests need of each example, in the split's order.
+    """
+
+    loss: float
+    accuracy: float
+    more: dict[str, float] = field(default_factory=dict)
+    per_example: Any = None
+
+    def as_dict(self) -> dict[str, float]:
+        """All numbers but those of single examples."""
+        return {"loss": self.loss, "accuracy": self.accuracy, **self.more}
+
+
 @dataclass
 class Task(abc.ABC):
+    """What training, evaluation and figures ask of a task, whatever it is made of.
+
+    The constructor's arguments are the keys of ``configs/task/<name>.yaml``.
+    """
+
+    name: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]]
+
+    @abc.abstractmethod
+    def training_data(self, misalignment: Misalignment, batch_size: int, seed: int) -> Batches:
+        """The batches that a run with this seed is trained on."""
+
+    @abc.abstractmethod
+    def split(self, split: str, misalignment: Misalignment, seed: int = 0) -> Batch:
+        """All of the validation or test split; ``seed`` picks another split of the same distribution."""
+
+    @abc.abstractmethod
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The training loss, in nats."""
+
+    @abc.abstractmethod
+    def score(self, model: nn.Module, split: Batch, device: torch.device) -> Scores:
+        """Scores of a model on a whole split; the model is left in the mode it was in."""
+
+    @abc.abstractmethod
+    def record(self, model: nn.Module, split: Batch, device: torch.device) -> dict[str, np.ndarray]:
+        """What a run keeps of its model's inside, so that figures need no weights."""
+
+    @abc.abstractmethod
+    def chance(self) -> float:
+        """The accuracy of a guess that reads nothing."""
+
+    @abc.abstractmethod
+    def ceiling(self, kind: str, noise: float) -> float | None:
+        """The best achievable accuracy under a misalignment; ``None`` where it is not known."""
+
+    def says(self, result: dict[str, Any]) -> str:
+        """A finished run's scores in one line."""
+        reached = result["steps_to_0.9"] or "not reached"
+        return f"test accuracy {result['test']['accuracy']:.4f}, steps to 0.9: {reached}"
+
+
+class TrainingData:
+    """Batches of a :class:`SequenceTask` by step."""
+
+    def __init__(self, task: SequenceTask, misalignment: Misalignment, batch_size: int, seed: int) -> None:
+        self.task, self.misalignment, self.batch_size, self.seed = task, misalignment, batch_size, seed
+        self.fixed: Batch | None = None
+        self.epoch, self.order = -1, torch.empty(0, dtype=torch.long)
+        if task.train_size is not None:
+            if task.train_size < batch_size:
+                raise UserError(f"task.train_size={task.train_size} is less than training.batch_size={batch_size}")
+            self.fixed = task.draw(task.train_size, batch_generator("sample", seed), misalignment)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step (from 0). Fixed samples are reshuffled every epoch; a last part batch is left out."""
+        if self.fixed is None:
+            return self.task.draw(self.batch_size, batch_generator("train", self.seed, step), self.misalignment)
+        size = len(self.fixed["targets"])
+        epoch, position = divmod(step, size // self.batch_size)
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.order = torch.randperm(size, generator=batch_generator("train", self.seed, epoch))
+        chosen = self.order[position * self.batch_size : (position + 1) * self.batch_size]
+        return {key: value[chosen] for key, value in self.fixed.items()}
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+@dataclass
+class SequenceTask(Task):
     """A task over a context and a content, both token sequences, with classified outputs.
 
-    Subclasses say what a batch is (:meth:`sample`) and which outputs are scored (:meth:`readout`). The
-    constructor's arguments are the keys of ``configs/task/<name>.yaml``.
+    Subclasses say what a batch is (:meth:`sample`) and which outputs are scored (:meth:`readout`).
 
     Args:
         train_size: examples in a fixed training sample, drawn once by the run's seed; ``None`` draws fresh
@@ -43,9 +146,6 @@ class Task(abc.ABC):
         validation_size: examples of the validation split.
         test_size: examples of the test split, the same for every run.
     """
-
-    name: ClassVar[str]
-    kinds: ClassVar[tuple[str, ...]]
 
     train_size: int | None = None
     validation_size: int = 500
@@ -100,19 +200,21 @@ class Task(abc.ABC):
             queries: the sequence whose positions the states stand for, ``"content"`` or ``"context"``.
         """
 
-    @abc.abstractmethod
-    def chance(self) -> float:
-        """The best expected accuracy of a guess that never reads the context."""
-
-    @abc.abstractmethod
-    def ceiling(self, kind: str, noise: float) -> float | None:
-        """The best achievable accuracy under a misalignment; ``None`` where it is not known."""
-
     def answer_positions(self, batch: Batch) -> Tensor | None:
         """Where in the content the value stands that answers each output, ``(B, r)``; ``None``: not one value."""
         return None
 
     # What follows from that ----------------------------------------------------------------------------------
+
+    def __post_init__(self) -> None:
+        for key in ("train_size", "validation_size", "test_size"):
+            size = getattr(self, key)
+            if size is not None and size < 1:
+                raise UserError(f"task.{key}={size}: must be at least 1")
+
+    def training_data(self, misalignment: Misalignment, batch_size: int, seed: int) -> TrainingData:
+        """Fresh examples at every step, or a fixed sample."""
+        return TrainingData(self, misalignment, batch_size, seed)
 
     def draw(self, count: int, generator: Generator, misalignment: Misalignment) -> Batch:
         """``count`` misaligned examples."""
@@ -142,3 +244,29 @@ class Task(abc.ABC):
     def correct(self, logits: Tensor, batch: Batch) -> Tensor:
         """``(B, r)`` booleans: which outputs are right."""
         return logits.argmax(-1) == batch["targets"]
+
+    def score(self, model: nn.Module, split: Batch, device: torch.device, batch_size: int = 500) -> Scores:
+        """``accuracy``: outputs that are right; ``exact``: examples whose outputs all are; how many in each example."""
+        was_training = model.training
+        model.eval()
+        losses: list[float] = []
+        right: list[Tensor] = []
+        size = len(split["targets"])
+        with torch.no_grad():
+            for start in range(0, size, batch_size):
+                batch = to_device({k: v[start : start + batch_size] for k, v in split.items()}, device)
+                logits, _ = model(batch)
+                losses.append(self.loss(logits, batch).item() * len(batch["targets"]))
+                right.append(self.correct(logits, batch).cpu())
+        model.train(was_training)
+        correct = torch.cat(right)
+        return Scores(
+            loss=sum(losses) / size,
+            accuracy=correct.double().mean().item(),
+            more={"exact": correct.all(1).double().mean().item()},
+            per_example=correct.sum(1).tolist(),
+        )
+
+    def record(self, model: nn.Module, split: Batch, device: torch.device) -> dict[str, np.ndarray]:
+        """Bias, centres, sharpness and attention maps (:func:`indattn.recording.record`)."""
+        return record(model, to_device({k: v[:64] for k, v in split.items()}, device))

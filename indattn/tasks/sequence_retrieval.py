@@ -10,13 +10,13 @@ from torch import Generator, Tensor
 
 from indattn.errors import UserError
 from indattn.misalignment import Batch, Layout
-from indattn.tasks.base import Task, batch_generator
+from indattn.tasks.base import SequenceTask, batch_generator
 
 __all__ = ["SequenceRetrieval"]
 
 
 @dataclass
-class SequenceRetrieval(Task):
+class SequenceRetrieval(SequenceTask):
     """The start of a query, placed as a run at a random position in a reference.
 
     One example, overwriting::
@@ -48,6 +48,7 @@ class SequenceRetrieval(Task):
     readout_from: str = "mean"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.placement not in ("overwrite", "insert"):
             raise UserError(f"task.placement={self.placement!r}: must be 'overwrite' or 'insert'")
         if self.readout_from not in ("mean", "first"):

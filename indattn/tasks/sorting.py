@@ -10,13 +10,13 @@ from torch import Generator, Tensor
 
 from indattn.errors import UserError
 from indattn.misalignment import Batch, Layout
-from indattn.tasks.base import Task, batch_generator
+from indattn.tasks.base import SequenceTask, batch_generator
 
 __all__ = ["Sorting"]
 
 
 @dataclass
-class Sorting(Task):
+class Sorting(SequenceTask):
     """For each letter of the content, its index once the content is sorted by the order the context gives.
 
     One example with an alphabet of 5 and 5 letters, stable ties::
@@ -44,6 +44,7 @@ class Sorting(Task):
     ties: str = "stable"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.ties not in ("stable", "lowest"):
             raise UserError(f"task.ties={self.ties!r}: must be 'stable' or 'lowest'")
         if not 2 <= self.letters <= self.length:

@@ -11,13 +11,13 @@ from torch import Generator, Tensor
 
 from indattn.errors import UserError
 from indattn.misalignment import Batch, Layout
-from indattn.tasks.base import Task, batch_generator
+from indattn.tasks.base import SequenceTask, batch_generator
 
 __all__ = ["Synthetic"]
 
 
 @dataclass
-class Synthetic(Task):
+class Synthetic(SequenceTask):
     """Associative recall across two sequences of which one has slipped.
 
     The context is a permutation of ``n`` symbols (keys) behind a mark ``#``; the content is a start mark ``*``,
@@ -43,6 +43,7 @@ class Synthetic(Task):
     values: int = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n < 1 or self.values < 2:
             raise UserError(f"task.n={self.n}, task.values={self.values}: needs n >= 1 and values >= 2")
 

@@ -30,13 +30,13 @@ from tqdm import tqdm
 from indattn.attention.functional import attention_weights
 from indattn.build import build_misalignment, build_task
 from indattn.errors import UserError
-from indattn.evaluation import load_model, load_weights, to_device
+from indattn.evaluation import load_model, load_weights
 from indattn.misalignment import Batch
 from indattn.plot import run_table
 from indattn.runs import Run, atomic, named_runs, select_runs
 from indattn.statistics import mean_interval
 from indattn.tables import print_table
-from indattn.tasks.base import Task
+from indattn.tasks.base import to_device
 from indattn.theory.options import show_progress
 
 __all__ = ["checkpoints", "follow", "measure_model", "measure_run", "order"]
@@ -71,7 +71,7 @@ def checkpoints(run: Run) -> dict[int, str]:
 # Measuring -------------------------------------------------------------------------------------------------------
 
 
-def measure_model(model: Any, task: Task, batch: Batch, twin: Batch) -> list[dict[str, float]]:
+def measure_model(model: Any, task: Any, batch: Batch, twin: Batch) -> list[dict[str, float]]:
     """Energies of every layer and head over the scored queries.
 
     Args:
