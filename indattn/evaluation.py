@@ -1,7 +1,9 @@
-"""`indattn evaluate`: finished runs on other noise levels, kinds, test sets."""
+"""`indattn evaluate`: finished runs on other noise levels, kinds, test sets, corpora."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from indattn.runs import FORMAT, Run, noise_name, open_run, write_json
 from indattn.tasks.base import Task
 
 __all__ = ["evaluate", "load_model", "load_weights", "run"]
+
+#: Of the scores a task has beside its accuracy, those a table has room for; csv and json files keep all.
+TABLE_SCORES = ("exact", "t2i_r10", "i2t_r1", "i2t_r10")
 
 
 def load_model(run: Run, task: Task, config: DictConfig, file: str = "model.safetensors") -> nn.Module:
@@ -51,7 +56,13 @@ def load_weights(model: nn.Module, run: Run, file: str) -> None:
 
 
 def evaluate(
-    run: Run, noises: list[float] | None, kinds: list[str] | None, seeds: list[int], device: torch.device
+    run: Run,
+    noises: list[float] | None,
+    kinds: list[str] | None,
+    seeds: list[int],
+    device: torch.device,
+    data: str | None = None,
+    images: str | None = None,
 ) -> list[dict[str, Any]]:
     """Score a finished run on the test split under every combination of level, kind and test seed.
 
@@ -63,9 +74,17 @@ def evaluate(
         kinds: names of kinds; ``None`` is the kind it was trained with.
         seeds: test sets; 0 is the one every run is tested on when it ends.
         device: where to compute.
+        data, images: another corpus, for tasks that have one: its test split.
+
+    Raises:
+        UserError: if the task has no corpus, or the corpus no such split.
     """
     config = run.config()
     result = run.result()
+    if data is not None:
+        if "data" not in config.task:
+            raise UserError(f"data={data}: task {config.task.name} draws its own data")
+        config.task.data, config.task.images, config.task.held_out = data, images, None
     task = build_task(config)
     cases = [
         (kind, noise, seed, build_misalignment(config, task, kind, noise))
@@ -74,6 +93,7 @@ def evaluate(
         for seed in seeds
     ]
     model = load_model(run, task, config).to(device)
+    corpus = "" if data is None else f"{re.sub(r'[^0-9A-Za-z]+', '-', Path(data).stem)}-"
     rows = []
     for kind, noise, seed, misalignment in cases:
         scores = task.score(model, task.split("test", misalignment, seed), device)
@@ -82,6 +102,7 @@ def evaluate(
             "kind": kind,
             "noise": noise,
             "test_seed": seed,
+            "data": data,
             "trained_kind": config.misalignment.kind,
             "trained_noise": float(config.noise),
             **scores.as_dict(),
@@ -89,7 +110,7 @@ def evaluate(
             "ceiling": task.ceiling(kind, noise),
         }
         write_json(
-            run.path / "evaluations" / f"{kind}-noise-{noise_name(noise)}-seed-{seed}.json",
+            run.path / "evaluations" / f"{corpus}{kind}-noise-{noise_name(noise)}-seed-{seed}.json",
             {**row, "per_example": scores.per_example},
         )
         rows.append({**run.labels, "training_accuracy": result["test"]["accuracy"], **row})
@@ -120,7 +141,8 @@ def run(config: DictConfig) -> None:
         one.result()  # all of them finished, before anything is computed
     device = pick_device(config.device)
     set_threads(config.threads)
-    rows = [row for one in runs for row in evaluate(one, noises, listed(config.kind), seeds, device)]
+    kinds = listed(config.kind)
+    rows = [row for one in runs for row in evaluate(one, noises, kinds, seeds, device, config.data, config.images)]
     columns = [
         "task",
         "model",
@@ -130,8 +152,9 @@ def run(config: DictConfig) -> None:
         "kind",
         "noise",
         "test_seed",
+        "data",
         "accuracy",
-        "exact",
+        *(key for key in dict.fromkeys(key for row in rows for key in row) if key in TABLE_SCORES),
         "ceiling",
     ]
     print_table(rows, columns, config.format, title="Test scores")

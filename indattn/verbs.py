@@ -33,6 +33,8 @@ examples
   indattn train model=standard noise=0.5 seed=3           another model, another seed
   indattn train task=sorting model.self_attention=false   the paper's task, one of its readings
   indattn train task=sorting task.train_size=null         fresh examples instead of 1000 fixed pairs
+  indattn train task=cross_modal_retrieval noise=0.3      pictures and texts, 30% of the training pairs wrong
+  indattn train task=cross_modal_retrieval task.data=pairs.csv task.images=photos    your own
   indattn train -m model=indirect,standard,cross noise=0,0.5,1 seed=0,1,2 hydra/launcher=joblib
   indattn train experiment=figure2 hydra/launcher=joblib  a whole figure of the paper
 
@@ -45,18 +47,20 @@ keys (all of them: indattn train --cfg job)
     ),
     "evaluate": Verb(
         "indattn.evaluation:run",
-        "score finished runs on other noise levels, kinds and test sets",
+        "score finished runs on other noise levels, kinds, test sets and corpora",
         """usage: indattn evaluate RUN [RUN ...] [KEY=VALUE ...]
 
 examples
   indattn evaluate results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d
   indattn evaluate RUN noise=[0,0.25,0.5,0.75,1]          trained at one level, tested at five
   indattn evaluate RUN kind=[shift,shuffle] test_seed=[0,1,2] format=csv
+  indattn evaluate RUN data=tuxpaint                      retrieval: pictures of another kind
 
 Each score is also kept in the run's folder, under evaluations/.
 
 keys
-  noise=LEVEL|[...]  kind=KIND|[...]  test_seed=N|[...]  device=auto  threads=auto  format=table|csv|json""",
+  noise=LEVEL|[...]  kind=KIND|[...]  test_seed=N|[...]  device=auto  threads=auto  format=table|csv|json
+  data=CORPUS|PATH  images=FOLDER  (retrieval)""",
         "run",
     ),
     "plot": Verb(
