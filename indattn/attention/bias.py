@@ -339,12 +339,12 @@ class BoxBias(PositionBias):
         Raises:
             ValueError: if the values are not as many as the grid's cells.
         """
-        across, down = self._axes(centres, num_values)
+        across, down = self.axes(centres, num_values)
         return (down.unsqueeze(-1) + across.unsqueeze(-2)).flatten(-2)
 
     def columns(self, centres: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
         """``u`` is f at each column and each row, ``w`` says in which of them a value is."""
-        across, down = self._axes(centres, num_values)
+        across, down = self.axes(centres, num_values)
         index = torch.arange(num_values, device=centres.device)
         column = index.unsqueeze(-1) % self.grid[1] == torch.arange(self.grid[1], device=centres.device)
         row = index.unsqueeze(-1) // self.grid[1] == torch.arange(self.grid[0], device=centres.device)
@@ -357,7 +357,7 @@ class BoxBias(PositionBias):
         middle, size = centres.unflatten(-1, (2, 2)).unbind(-2)
         return torch.stack([middle - size / 2, middle + size / 2], dim=-2)
 
-    def _axes(self, centres: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
+    def axes(self, centres: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
         """f along each axis: ``(B, H, m, w)`` and ``(B, H, m, h)``."""
         corners = self._corners(centres, num_values)
         made = []

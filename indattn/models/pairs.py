@@ -17,6 +17,7 @@ matrix product a head or a picture, and no projection is computed twice.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -226,10 +227,13 @@ class PairAttention(IndirectAttention):
         else:
             q, k = self._split(self.q_proj(query)), self._split(self.k_proj(keys))
             scores = pair_product(q, (k / math.sqrt(q.shape[-1])).transpose(-2, -1))
-            if self.bias is not None and centres is not None:
-                f = self.bias.at_centres(centres.flatten(0, 1), num_values)
-                scores = scores + f.unflatten(0, centres.shape[:2])
-            weights = scores.softmax(-1)
+            if isinstance(self.bias, BoxBias) and centres is not None:
+                across, down = self.bias.axes(centres.flatten(0, 1), num_values)
+                cells = scores.unflatten(-1, self.bias.grid)
+                for f in (across.unsqueeze(-2), down.unsqueeze(-1)):
+                    cells = cells.add_(f.unflatten(0, centres.shape[:2]))
+                scores = cells.flatten(-2)
+            weights = _softmax(scores)
         read = pair_product(F.dropout(weights, self.dropout, self.training), self._split(self.v_proj(values)))
         output = self.out_proj(read.movedim(-3, -2).flatten(-2))
         if self.centre_update is not None and centres is not None:
@@ -438,12 +442,13 @@ def pair_product(a: Tensor, b: Tensor) -> Tensor:
     if a.shape[:2] == b.shape[:2] or (texts, images) == (1, 1):
         return a @ b
     rows, columns = a.shape[-2], b.shape[-1]
-    if b.shape[0] == 1 and b.shape[1] == a.shape[1]:  # b is the picture's
-        folded = a.permute(1, 2, 0, 3, 4).flatten(2, 3) @ b[0]
-        return folded.unflatten(2, (texts, rows)).permute(2, 0, 1, 3, 4)
-    if b.shape[1] == 1 and b.shape[0] == a.shape[0]:  # b is the text's
-        folded = a.permute(0, 2, 1, 3, 4).flatten(2, 3) @ b[:, 0]
-        return folded.unflatten(2, (images, rows)).permute(0, 2, 1, 3, 4)
+    for own, other in ((1, 0), (0, 1)):  # b is the picture's, or the text's
+        if b.shape[other] == 1 and b.shape[own] == a.shape[own]:
+            # Rows in the order in which they lie in memory: where that can be, nothing is copied.
+            outer, inner = sorted((other, 3), key=a.stride, reverse=True)
+            order = (2, own, outer, inner, 4)
+            folded = a.permute(order).flatten(2, 3) @ b.squeeze(other).transpose(0, 1)
+            return _back(folded.unflatten(2, (a.shape[outer], a.shape[inner])), order)
     if a.shape[0] == 1 and b.shape[1] == 1:  # a is the picture's, b the text's
         left = a[0].transpose(0, 1).flatten(1, 2)  # (H, I r, s)
         right = b[:, 0].permute(1, 2, 0, 3).flatten(2, 3)  # (H, s, T c)
@@ -453,3 +458,14 @@ def pair_product(a: Tensor, b: Tensor) -> Tensor:
         right = b[0].permute(1, 2, 0, 3).flatten(2, 3)  # (H, s, I c)
         return (left @ right).unflatten(2, (images, columns)).unflatten(1, (texts, rows)).permute(1, 3, 0, 2, 4)
     return a @ b
+
+
+def _back(x: Tensor, order: Sequence[int]) -> Tensor:
+    """What was permuted into an order, permuted back."""
+    return x.permute(*(order.index(dim) for dim in range(x.dim())))
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last dimension, in the order in which the others lie in memory: nothing is copied before it."""
+    order = (*sorted(range(scores.dim() - 1), key=scores.stride, reverse=True), scores.dim() - 1)
+    return _back(scores.permute(order).softmax(-1), order)
