@@ -141,7 +141,7 @@ keys
     "bench": Verb(
         "indattn.bench:run",
         "time attentions, training steps and commands, as ratios within one run",
-        """usage: indattn bench attention | step | profile | startup [KEY=VALUE ...]
+        """usage: indattn bench attention | step | profile | retrieval | startup [KEY=VALUE ...]
 
 examples
   indattn bench attention                                 every family and backend against plain attention
@@ -149,6 +149,7 @@ examples
   indattn bench step                                      a training step, the paper's size, self-attention on and off
   indattn bench step models=[standard,indirect,cross] rounds=20
   indattn bench profile models=[standard,indirect]        where the time of a training step goes
+  indattn bench retrieval rounds=3                        a run's command up to its first step, a matrix of scores
   indattn bench startup                                   how long the command line takes to answer
 
 keys
@@ -156,7 +157,7 @@ keys
   attention.lengths=[...]  .batch  .heads  .head_width  .hidden  .frequencies  .offset_scale  .families  .memory
   models=[...]  steps=N  task=sorting  size=paper  (of step and profile)""",
         "bench",
-        words=("attention", "step", "profile", "startup"),
+        words=("attention", "step", "profile", "retrieval", "startup"),
     ),
     "data": Verb(
         "indattn.corpora:run",

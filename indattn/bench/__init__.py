@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, ListConfig
 
 from indattn.bench.attention import bench_attention
+from indattn.bench.retrieval import bench_retrieval
 from indattn.bench.startup import bench_startup
 from indattn.bench.step import bench_profile, bench_step
 from indattn.environment import describe, pick_device, set_threads
@@ -18,13 +19,14 @@ from indattn.errors import UserError, nearest
 from indattn.runs import atomic, write_json
 from indattn.tables import check_format, print_table
 
-__all__ = ["BENCHES", "bench_attention", "bench_startup", "bench_step", "run"]
+__all__ = ["BENCHES", "bench_attention", "bench_retrieval", "bench_startup", "bench_step", "run"]
 
 #: Name, function from configuration and device to rows, and what the table says above it.
 BENCHES: dict[str, tuple[Callable[[DictConfig, torch.device], list[dict[str, Any]]], str]] = {
     "attention": (bench_attention, "One attention; ratios to plain scaled_dot_product_attention in the same round"),
     "step": (bench_step, "Training step; ratio to the first model, median of rounds (low, high)"),
     "profile": (bench_profile, "Training step by operator: those of at least 1% of its time, own time alone"),
+    "retrieval": (bench_retrieval, "Cross-modal retrieval; seconds, median of rounds, and peak memory of the process"),
     "startup": (bench_startup, "Whole processes; ratio to an empty Python program, median of rounds"),
 }
 
@@ -36,7 +38,7 @@ def run(config: DictConfig) -> None:
         raise UserError(f"bench={config.bench}: must be a list, as bench=[step]")
     for name in config.bench:
         if name not in BENCHES:
-            raise UserError(f"bench {name!r}: there is none of that name{nearest(name, BENCHES, all_if_few=5)}")
+            raise UserError(f"bench {name!r}: there is none of that name{nearest(name, BENCHES, all_if_few=6)}")
     for key in ("rounds", "steps"):
         if isinstance(config[key], bool) or not isinstance(config[key], int) or config[key] < 1:
             raise UserError(f"{key}={config[key]}: must be a whole number of at least 1")
