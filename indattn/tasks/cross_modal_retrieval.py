@@ -101,9 +101,13 @@ class CrossModalRetrieval(Task):
     def pairs(self) -> Pairs:
         """Pictures and texts."""
         pairs = load_pairs(self.data, self.images)
-        # A corpus of one source has no style to hold out.
-        if self.held_out is not None and len(pairs.sources) > 1 and self.held_out not in pairs.sources:
-            raise UserError(f"task.held_out={self.held_out}: no such source{nearest(self.held_out, pairs.sources, 9)}")
+        if self.held_out is not None and len(pairs.sources) > 1:  # one source: no style to hold out
+            if self.held_out not in pairs.sources:
+                hint = nearest(self.held_out, pairs.sources, 9)
+                raise UserError(f"task.held_out={self.held_out}: no such source{hint}")
+            drawn = pairs.image_sources[np.isin(pairs.image_items, pairs.items("validation"))]
+            if len(drawn) and (drawn == pairs.sources.index(self.held_out)).all():
+                raise UserError(f"task.held_out={self.held_out}: no validation picture is from another source")
         return pairs
 
     @functools.cached_property
@@ -179,8 +183,6 @@ class CrossModalRetrieval(Task):
         """
         held = False if split == "validation" and self.held_source is not None else None
         images, texts = self.rows(self.pairs.items(split), held)
-        if not len(images):
-            raise UserError(f"task.held_out={self.held_out}: all {split} pictures are from there; hold out another")
         batch = {"images": images, "texts": texts}
         if split == "test" and self.held_source is not None:
             drawn = self.pairs.image_items[self.pairs.image_sources == self.held_source]
