@@ -351,6 +351,13 @@ def test_choices_that_do_not_exist(options, parts):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_shared_bias_is_one_module(shared):
+    model = build("indirect", layers=3, shared_bias=shared)
+    assert len({id(layer.attention.bias) for layer in model.layers}) == (1 if shared else 3)
+    assert [layer.attention.centre_update is not None for layer in model.layers] == [True, True, False]
+
+
 @pytest.mark.parametrize(("kind", "word"), [("dual", "dual encoder"), ("cross", "cross-attention")])
 def test_models_that_take_no_bias(kind, word):
     with pytest.raises(UserError, match=word):

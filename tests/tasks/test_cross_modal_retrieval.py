@@ -573,6 +573,17 @@ def test_several_captions_an_item(own):
     assert task.chance() == pytest.approx(1 / 4)
 
 
+def test_captions_are_drawn_anew_in_every_epoch(own):
+    task = stub(data=own(split_rows(4, 1, 1, captions=lambda k: [f"{k} {word}" for word in "abcdef"])))
+    batches = PairBatches(task, Mismatch(), 4, seed=0)
+    row_of_text = {tuple(row): k for k, row in enumerate(task.features.text[:, 0].tolist())}
+    # Of each place in the batch, which of its item's six captions.
+    drawn = [
+        [row_of_text[tuple(row)] % 6 for row in batches.batch(epoch)["text"][:, 0].tolist()] for epoch in range(20)
+    ]
+    assert all(len(set(place)) > 3 for place in zip(*drawn, strict=True))
+
+
 def test_a_corpus_of_one_source_has_no_style_test(own):
     task = stub(data=own(split_rows(8, 3, 4)))
     assert task.held_out == "openmoji"
