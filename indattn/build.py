@@ -21,6 +21,9 @@ from indattn.tasks.base import Task
 
 __all__ = ["build_misalignment", "build_model", "build_task", "model_class"]
 
+SEQUENCES, PAIRS = "indattn.models.sequence", "indattn.models.pairs"
+"""Modules of the two families of models; a task's configuration names its family's, or is of sequences."""
+
 
 def build_task(config: DictConfig) -> Task:
     """The task of a configuration."""
@@ -55,10 +58,15 @@ def model_class(config: DictConfig) -> type[Model]:
     """
     target = str(config.model.get("_target_", ""))
     module, _, name = target.rpartition(".")
-    family = config.get("family")
-    if family and module == family and not hasattr(importlib.import_module(family), name):
-        raise UserError(f"model={config.model.get('name')}: not for task={config.task.get('name')}")
-    return locate(target, Model, "model._target_")
+    family = OmegaConf.select(config, "task.family", default=SEQUENCES)
+    elsewhere = f"model={config.model.get('name')}: not for task={OmegaConf.select(config, 'task.name')}"
+    if module == family in (SEQUENCES, PAIRS) and not hasattr(importlib.import_module(family), name):
+        raise UserError(elsewhere)
+    found = locate(target, Model, "model._target_")
+    # A model of one's own may be of no family; one of the other family is not for this task.
+    if {base.__module__ for base in found.__mro__} & ({SEQUENCES, PAIRS} - {family}):
+        raise UserError(elsewhere)
+    return found
 
 
 def build_model(config: DictConfig, task: Task) -> Model:

@@ -226,7 +226,7 @@ def _translate(name: str, error: Exception) -> UserError | None:
         from indattn.config import group_options
 
         options = [option for option in group_options(group) if option[0] != "_"]
-        return UserError(f"{group}={option}: no such {group}{nearest(option, options)}")
+        return UserError(f"{group}={option}: no such {group}{nearest(option, options, 20)}")
     if "Config group override" in text:
         wrong = [a for a in sys.argv[1:] if a.partition("=")[0] in GROUPS and a.partition("=")[2] in ("null", "", "[]")]
         return UserError(

@@ -55,7 +55,7 @@ def load_option(group: str, name: str) -> DictConfig:
         UserError: if the group has no such file.
     """
     if name not in group_options(group):
-        raise UserError(f"{group}={name}: no such {group}{nearest(name, group_options(group))}")
+        raise UserError(f"{group}={name}: no such {group}{nearest(name, group_options(group), 20)}")
     return typing.cast(DictConfig, OmegaConf.load(configs_dir() / group / f"{name}.yaml"))
 
 

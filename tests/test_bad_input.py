@@ -77,6 +77,8 @@ VALUES = [
     ("model.heads=3", ["model.heads=3", "model.width=8"]),
     ("model.queries=100", ["model.queries=100", "33"]),
     ("model=null", ["model"]),
+    ("model=dual", ["model=dual", "task=synthetic"]),
+    ("model=uniform", ["model=uniform", "task=synthetic"]),
     ("misalignment=corrupt", ["corrupt", "synthetic", "shift", "shuffle", "additive"]),
     ("device=nonsense", ["device=nonsense", "cpu"]),
     ("threads=0", ["threads=0"]),

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from indattn.build import build_misalignment, build_task
 from indattn.config import configs_dir
 from indattn.errors import UserError
-from indattn.evaluation import evaluate, load_model, score
+from indattn.evaluation import evaluate, load_model
 from indattn.runs import Run
 from indattn.training import train
 
@@ -64,7 +64,7 @@ def loaded(run):
 def test_a_stored_model_scores_what_its_result_says(runs):
     for run in runs:
         model, task, split = loaded(run)
-        scores, result = score(model, task, split, CPU), run.result()
+        scores, result = task.score(model, split, CPU), run.result()
         assert scores.per_example == result["per_example"]
         assert scores.accuracy == result["test"]["accuracy"]
         assert scores.loss == pytest.approx(result["test"]["loss"], rel=1e-6)
@@ -73,9 +73,9 @@ def test_a_stored_model_scores_what_its_result_says(runs):
 @pytest.mark.parametrize("batch_size", [1, 7, 30, 1000])
 def test_scores_do_not_depend_on_the_batches(runs, batch_size):
     model, task, split = loaded(runs[0])
-    whole, parts = score(model, task, split, CPU), score(model, task, split, CPU, batch_size)
+    whole, parts = task.score(model, split, CPU), task.score(model, split, CPU, batch_size)
     assert parts.per_example == whole.per_example
-    assert (parts.accuracy, parts.exact) == (whole.accuracy, whole.exact)
+    assert (parts.accuracy, parts.more) == (whole.accuracy, whole.more)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_scoring_leaves_the_mode_the_gradients_and_the_generator_alone(runs, tra
     model, task, split = loaded(runs[0])
     model.train(training)
     before = torch.get_rng_state()
-    score(model, task, split, CPU)
+    task.score(model, split, CPU)
     assert model.training is training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), before)
@@ -95,7 +95,7 @@ def test_scoring_drops_nothing_out(runs):
     task = build_task(config)
     model = load_model(runs[0], task, config).train()
     split = task.split("test", build_misalignment(config, task))
-    assert score(model, task, split, CPU).per_example == runs[0].result()["per_example"]
+    assert task.score(model, split, CPU).per_example == runs[0].result()["per_example"]
 
 
 def test_load_model_of_a_kept_step(runs):

@@ -101,15 +101,21 @@ class CrossModalRetrieval(Task):
     def pairs(self) -> Pairs:
         """Pictures and texts."""
         pairs = load_pairs(self.data, self.images)
-        # A corpus of one source has no style to hold out.
-        if self.held_out is not None and len(pairs.sources) > 1 and self.held_out not in pairs.sources:
-            raise UserError(f"task.held_out={self.held_out}: no such source{nearest(self.held_out, pairs.sources, 9)}")
+        if self.held_out is not None and len(pairs.sources) > 1:  # one source: no style to hold out
+            if self.held_out not in pairs.sources:
+                hint = nearest(self.held_out, pairs.sources, 9)
+                raise UserError(f"task.held_out={self.held_out}: no such source{hint}")
+            drawn = pairs.image_sources[np.isin(pairs.image_items, pairs.items("validation"))]
+            if len(drawn) and (drawn == pairs.sources.index(self.held_out)).all():
+                raise UserError(f"task.held_out={self.held_out}: no validation picture is from another source")
         return pairs
 
     @functools.cached_property
     def features(self) -> Features:
         """What the encoders read."""
-        with torch.device("cpu"):  # models that are only counted are built on no device
+        # Models that are only counted are built on no device; encoders that are loaded to make features draw numbers,
+        # and a run must not depend on whether its features were there already.
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             return ENCODERS[self.encoder](self.pairs, self.size)
 
     @property
@@ -134,7 +140,7 @@ class CrossModalRetrieval(Task):
         return self.pairs.sources.index(self.held_out)
 
     def rows(self, items: NDArray[np.int64], held: bool | None = None) -> tuple[Tensor, Tensor]:
-        """Pictures and texts of some items: their rows in the corpus.
+        """Pictures and texts of some items: their rows in the corpus, every text with one of the pictures.
 
         Args:
             items: numbers of items.
@@ -143,7 +149,7 @@ class CrossModalRetrieval(Task):
         chosen = np.isin(self.pairs.image_items, items)
         if held is not None:
             chosen &= (self.pairs.image_sources == self.held_source) == held
-        texts = np.isin(self.pairs.text_items, items)
+        texts = np.isin(self.pairs.text_items, self.pairs.image_items[chosen])
         return torch.from_numpy(np.flatnonzero(chosen)), torch.from_numpy(np.flatnonzero(texts))
 
     # Training ------------------------------------------------------------------------------------------------
@@ -181,8 +187,9 @@ class CrossModalRetrieval(Task):
         if split == "test" and self.held_source is not None:
             drawn = self.pairs.image_items[self.pairs.image_sources == self.held_source]
             seen = torch.from_numpy(np.intersect1d(self.pairs.items("train"), drawn))
-            order = torch.randperm(len(seen), generator=batch_generator("test", seed))[: self.style_size]
-            batch["style_images"], batch["style_texts"] = self.rows(np.asarray(seen[order]), True)
+            if len(seen):
+                order = torch.randperm(len(seen), generator=batch_generator("test", seed))[: self.style_size]
+                batch["style_images"], batch["style_texts"] = self.rows(np.asarray(seen[order]), True)
         return batch
 
     def score(self, model: nn.Module, split: Batch, device: torch.device) -> Scores:

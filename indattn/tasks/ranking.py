@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import gammaln
 from torch import Tensor
 
 __all__ = ["AT", "chance_recall", "ranks", "summarise"]
@@ -40,8 +41,5 @@ def summarise(rank: NDArray[np.float64]) -> dict[str, float]:
 
 def chance_recall(candidates: int, relevant: int, k: int) -> float:
     """Recall at k of a random order: ``1 - C(candidates - relevant, k) / C(candidates, k)``."""
-    irrelevant = candidates - relevant
-    if k > irrelevant:
-        return 1.0
-    none = gammaln(irrelevant + 1) - gammaln(irrelevant - k + 1) - gammaln(candidates + 1) + gammaln(candidates - k + 1)
-    return float(-np.expm1(none))
+    orders, missed = math.comb(candidates, k), math.comb(candidates - relevant, k)
+    return (orders - missed) / orders if orders else 1.0

@@ -8,8 +8,10 @@ from indattn.errors import UserError
 from indattn.models.decoder import Decoder, ModelConfig
 from indattn.models.matching import count_parameters
 
-MODELS = [name for name in group_options("model") if not name.startswith("_")]
-TASKS = group_options("task")
+#: Of pairs, not of sequences: tests/models/test_pairs.py and tests/tasks/test_cross_modal_retrieval.py.
+OF_PAIRS = ("dual", "dual_small_loss", "uniform", "indirect_tokens", "indirect_shuffled", "indirect_small_loss")
+MODELS = [name for name in group_options("model") if not name.startswith("_") and name not in OF_PAIRS]
+TASKS = [name for name in group_options("task") if name != "cross_modal_retrieval"]
 #: Offsets of many units, so that the kinks of f lie among them and every parameter of f has a gradient.
 SMALL = ("model.layers=2", "model.heads=2", "model.width=16", "model.bias_hidden=8", "model.match_parameters=false",
          "model.offset_scale=1.0")  # fmt: skip
@@ -78,6 +80,25 @@ def step(model, task, batch):
 def test_all_models_and_tasks_are_found():
     assert {"indirect", "standard", "cross", "double_cross", "fusion"} <= set(MODELS)
     assert {"synthetic", "sorting", "sequence_retrieval"} <= set(TASKS)
+    assert set(OF_PAIRS) <= set(group_options("model"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("model", OF_PAIRS)
+def test_a_model_of_pairs_is_not_for_sequences(configure, model, task):
+    config = configure(model, task)
+    with pytest.raises(UserError, match=f"^model={model}: not for task={task}$"):
+        build_model(config, build_task(config))
+
+
+def test_models_of_sequences_that_pairs_do_not_have(configure):
+    config = configure("double_cross", "cross_modal_retrieval", "task.encoder=scratch")
+    with pytest.raises(UserError, match=r"^model=double_cross: not for task=cross_modal_retrieval$"):
+        build_model(config, build_task(config))
+    for model in ("indirect_gaussian", "indirect_fourier"):
+        config = configure(model, "cross_modal_retrieval", "task.encoder=scratch")
+        with pytest.raises(UserError, match=r"^model\.bias='\w+': must be 'mlp' or 'none'$"):
+            build_model(config, build_task(config))
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -11,7 +11,7 @@ from indattn.build import build_misalignment, build_task
 from indattn.errors import UserError
 from indattn.misalignment import Additive, Corrupt, Shift, Shuffle
 from indattn.tasks import SequenceRetrieval, Sorting, Synthetic, batch_generator
-from indattn.training import TrainingData
+from indattn.tasks.base import TrainingData
 
 TASKS = {"synthetic": Synthetic, "sorting": Sorting, "sequence_retrieval": SequenceRetrieval}
 #: A kind of each task that leaves the batch as it was at noise 0.
