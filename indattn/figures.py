@@ -46,6 +46,12 @@ STYLES = {
     "fusion": ("#E69F00", "v", (0, (5, 1, 1, 1, 1, 1))),
     "indirect_gaussian": ("#56B4E9", "P", (0, (6, 2))),
     "indirect_fourier": ("#000000", "X", (0, (1, 1.2))),
+    # Of pairs; controls are grey.
+    "dual": ("#000000", "X", (0, (4, 2))),
+    "dual_small_loss": ("#56B4E9", "P", (0, (6, 2))),
+    "indirect_tokens": ("#CC79A7", "D", ":"),
+    "uniform": ("#6E6E6E", "h", "-."),
+    "indirect_shuffled": ("#A8A8A8", "*", "-."),
 }
 SPARE = [("#F0E442", "*", "-."), ("#999999", "h", "-")]
 LINES: dict[Any, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from indattn import figures
+from indattn import figures, retrieval
 from indattn.config import IDENTITY, NOT_IDENTITY, configs_dir, group_options
 from indattn.errors import UserError, nearest
 from indattn.runs import Run, atomic, named_runs, select_runs
@@ -37,7 +37,7 @@ def run_table(runs: list[Run]) -> pd.DataFrame:
                 **run.labels,
                 "kind": result["kind"],
                 "accuracy": result["test"]["accuracy"],
-                "exact": result["test"]["exact"],
+                "exact": result["test"].get("exact"),
                 "validation_accuracy": result["validation"]["accuracy"],
                 "train_loss": result["train_loss"],
                 "steps_to_0.9": result["steps_to_0.9"],
@@ -76,8 +76,10 @@ def _variants(table: pd.DataFrame, settings: list[dict[str, Any]]) -> list[str]:
     for task, of_task in table.groupby("task"):
         for _, group in of_task.groupby("model"):
             keys = {key for i in group.index for key in settings[i]}
+            levels = [str(noise) for noise in group["noise"]]
             for key in keys:
-                if len({str(settings[i].get(key)) for i in group.index}) > 1:
+                values = [str(settings[i].get(key)) for i in group.index]
+                if len(set(values)) > 1 and values != levels:  # what follows the level, the level tells
                     differing.setdefault(str(task), set()).add(key)
     labels = []
     for i, row in table.iterrows():
@@ -212,13 +214,14 @@ class Plotter:
         self.out, self.example = out, example
         self.table = run_table(self.runs) if self.runs else pd.DataFrame()
         self.written: list[Path] = []
+        self.ranked: list[retrieval.Ranked] | None = None
 
     def curves(self) -> None:
         """Learning curves, a figure a task."""
         for task, table in self.table.groupby("task"):
             curves = self._curves(table)
             figure = figures.learning_curves(curves, table, "variant", "noise", str(task).replace("_", " "))
-            self._figure(figure, f"curves-{task}")
+            self.save_figure(figure, f"curves-{task}")
 
     def noise(self) -> None:
         """Score against noise, a figure a task, kind and variant with at least two levels.
@@ -227,24 +230,31 @@ class Plotter:
         there; the names of the others say in what they differ from it.
         """
         for task, of_task in self.table.groupby("task"):
-            drawn = {}
-            for (kind, variant), table in of_task.groupby(["kind", "variant"]):
-                if table["noise"].nunique() > 1:
-                    settings = [f"kind={kind}", *(str(variant).split(", ") if variant else ())]
-                    drawn[tuple(dict.fromkeys(settings))] = table
-            default = _default_settings(str(task)) if len(drawn) > 1 else set()
-            plain = min(drawn, key=lambda v: (len(set(v) - default), -len(drawn[v]), v), default=())
-            for variant, table in drawn.items():
-                name = "-".join([f"noise-{task}", *(_slug(setting) for setting in variant if setting not in plain)])
-                title = ", ".join([str(task).replace("_", " "), *variant]).replace("kind=", "kind ", 1)
-                self._noise(name, table, title)
+            for name, title, table in self.variants(str(task), of_task):
+                if retrieval.is_retrieval(Run(Path(table["path"].iloc[0]))):
+                    retrieval.noise_figures(self, name, title, table)
+                else:
+                    self._noise(f"noise-{name}", table, title)
+
+    def variants(self, task: str, of_task: pd.DataFrame, levels: int = 2) -> Iterator[tuple[str, str, pd.DataFrame]]:
+        """Of each variant with so many levels: its name in files, its title, its runs."""
+        drawn = {}
+        for (kind, variant), table in of_task.groupby(["kind", "variant"]):
+            if table["noise"].nunique() >= levels:
+                settings = [f"kind={kind}", *(str(variant).split(", ") if variant else ())]
+                drawn[tuple(dict.fromkeys(settings))] = table
+        default = _default_settings(task) if len(drawn) > 1 else set()
+        plain = min(drawn, key=lambda v: (len(set(v) - default), -len(drawn[v]), v), default=())
+        for variant, table in drawn.items():
+            name = "-".join([task, *(_slug(setting) for setting in variant if setting not in plain)])
+            yield name, ", ".join([task.replace("_", " "), *variant]).replace("kind=", "kind ", 1), table
 
     def _noise(self, name: str, table: pd.DataFrame, title: str) -> None:
-        self._figure(figures.noise_curve(table, title), name)
-        self._table(summary(table, ["task", "kind", "noise", "model"]), name)
-        self._table(paired(table, ["task", "kind", "noise"]), f"{name}-paired")
-        self._table(table.drop(columns=["path", "variant"]), f"{name}-runs")
-        self._table(
+        self.save_figure(figures.noise_curve(table, title), name)
+        self.save_table(summary(table, ["task", "kind", "noise", "model"]), name)
+        self.save_table(paired(table, ["task", "kind", "noise"]), f"{name}-paired")
+        self.save_table(table.drop(columns=["path", "variant"]), f"{name}-runs")
+        self.save_table(
             self._curves(table)[["model", "noise", "seed", "step", "accuracy", "loss", "train_loss"]],
             f"{name}-curves",
         )
@@ -259,15 +269,15 @@ class Plotter:
         # Readings are compared across both tasks: name them by what differs within these runs alone.
         runs = [Run(Path(path)) for path in table["path"]]
         table = run_table(runs)
-        self._figure(
+        self.save_figure(
             figures.learning_curves(self._curves(table), table, "variant", "task", "Figure 2 of the paper, by reading"),
             "figure2",
         )
         columns = ["task", "variant", "model"]
-        self._table(summary(table, columns), "figure2")
-        self._table(paired(table, columns[:2]), "figure2-paired")
-        self._table(table.drop(columns="path"), "figure2-runs")
-        self._table(
+        self.save_table(summary(table, columns), "figure2")
+        self.save_table(paired(table, columns[:2]), "figure2-paired")
+        self.save_table(table.drop(columns="path"), "figure2-runs")
+        self.save_table(
             self._curves(table)[["task", "variant", "model", "seed", "step", "accuracy", "loss", "train_loss"]],
             "figure2-curves",
         )
@@ -277,7 +287,7 @@ class Plotter:
         for run in self._representatives():
             after, before = recording(run), recording(run, "recording_initial")
             if "bias_function" in after and before:
-                self._figure(
+                self.save_figure(
                     figures.bias_curves(before, after, f"Bias f: {describe_run(run)}"),
                     f"figure3-{_run_slug(run)}",
                 )
@@ -292,7 +302,7 @@ class Plotter:
             if not 0 <= self.example < examples:
                 raise UserError(f"example={self.example}: the run keeps examples 0 to {examples - 1}")
             title = f"Attention: {describe_run(run)}, test example {self.example}"
-            self._figure(
+            self.save_figure(
                 figures.attention_maps(recorded, self.example, title),
                 f"attention-{_run_slug(run)}-example-{self.example}",
             )
@@ -311,10 +321,12 @@ class Plotter:
         )
         return [Run(Path(path)) for path in firsts]
 
-    def _figure(self, figure: Any, name: str) -> None:
+    def save_figure(self, figure: Any, name: str) -> None:
+        """Write a figure, close it, and note the files."""
         self.written += figures.save(figure, self.out / "figures" / name)
 
-    def _table(self, table: pd.DataFrame, name: str) -> None:
+    def save_table(self, table: pd.DataFrame, name: str) -> None:
+        """Write a table, unless it is empty, and note the file."""
         if table.empty:
             return
         path = self.out / "tables" / f"{name}.csv"
@@ -338,6 +350,7 @@ FIGURES: dict[str, Callable[[Plotter], None]] = {
     "figure2": Plotter.figure2,
     "figure3": Plotter.figure3,
     "attention": Plotter.attention,
+    "retrieval": retrieval.retrieval,
 }
 
 
