@@ -214,7 +214,7 @@ class Plotter:
         self.out, self.example = out, example
         self.table = run_table(self.runs) if self.runs else pd.DataFrame()
         self.written: list[Path] = []
-        self.ranked: list[retrieval.Ranked] | None = None
+        self.numbers: retrieval.Numbers | None = None
 
     def curves(self) -> None:
         """Learning curves, a figure a task."""
@@ -232,7 +232,7 @@ class Plotter:
         for task, of_task in self.table.groupby("task"):
             for name, title, table in self.variants(str(task), of_task):
                 if retrieval.is_retrieval(Run(Path(table["path"].iloc[0]))):
-                    retrieval.noise_figures(self, name, title, table)
+                    retrieval.noise_figures(self, name, title, str(table["variant"].iloc[0]))
                 else:
                     self._noise(f"noise-{name}", table, title)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from indattn.plot import Plotter
 
 __all__ = ["MEASURES", "REFERENCES", "WAYS", "Ranked", "baselines", "corpus", "differences", "is_retrieval"]
-__all__ += ["noise_figures", "ranked", "retrieval", "run_rows", "summary"]
+__all__ += ["Numbers", "noise_figures", "ranked", "retrieval", "retrieval_runs", "run_rows", "summary"]
 
 MEASURES = ("r1", "r5", "r10", "median", "mrr")
 COMPARED = ("r1", "r10", "mrr")
@@ -179,7 +179,7 @@ def baselines(table: pd.DataFrame) -> list[Ranked]:
 def run_rows(found: Iterable[Ranked]) -> pd.DataFrame:
     """A row a run, test and direction: its scores."""
     rows = [{**one.labels, **one.scores, **one.cost} for one in found]
-    return _plain(pd.DataFrame(rows)[[*KEYS, "model", "seed", *MEASURES, "parameters", "seconds"]].sort_values(KEYS))
+    return pd.DataFrame(rows)[[*KEYS, "model", "seed", *MEASURES, "parameters", "seconds"]].sort_values(KEYS)
 
 
 def summary(found: Iterable[Ranked]) -> pd.DataFrame:
@@ -194,7 +194,7 @@ def summary(found: Iterable[Ranked]) -> pd.DataFrame:
         row["parameters"] = int(np.median([one.cost["parameters"] for one in of]))
         row["seconds"] = float(np.median([one.cost["seconds"] for one in of]))
         rows.append(row)
-    return _plain(pd.DataFrame(rows))
+    return pd.DataFrame(rows)
 
 
 def differences(found: Iterable[Ranked]) -> pd.DataFrame:
@@ -235,7 +235,8 @@ def differences(found: Iterable[Ranked]) -> pd.DataFrame:
                         "improvement": probability_of_improvement(a, b),
                     }
                 )
-    return _plain(pd.DataFrame(rows))
+    columns = [*KEYS, "measure", "model", "less", "seeds", "mean", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, "crossed_low", "crossed_high", "improvement"])
 
 
 def _per_query(one: Ranked) -> NDArray[np.float64]:
@@ -267,42 +268,59 @@ def _plain(table: pd.DataFrame) -> pd.DataFrame:
 
 def retrieval(plotter: Plotter) -> None:
     """Tables of all retrieval runs that are selected, and their figures against noise."""
-    table = retrieval_runs(plotter)
-    if table.empty:
+    numbers = Numbers.of(plotter)
+    if not numbers.found:
         return
-    found = all_ranks(plotter, table)
-    plotter.save_table(summary(found), "retrieval")
-    plotter.save_table(differences(found), "retrieval-differences")
-    plotter.save_table(run_rows(found), "retrieval-runs")
-    for task, of_task in table.groupby("task"):
+    plotter.save_table(_plain(numbers.summary), "retrieval")
+    plotter.save_table(_plain(numbers.differences), "retrieval-differences")
+    plotter.save_table(_plain(run_rows(numbers.found)), "retrieval-runs")
+    for task, of_task in retrieval_runs(plotter).groupby("task"):
         for name, title, of in plotter.variants(str(task), of_task):
-            noise_figures(plotter, name, title, of)
+            noise_figures(plotter, name, title, str(of["variant"].iloc[0]))
 
 
-def noise_figures(plotter: Plotter, name: str, title: str, table: pd.DataFrame) -> None:
-    """R@10 against noise, and its differences from :data:`REFERENCES`, of the runs of one variant; once a command."""
+def noise_figures(plotter: Plotter, name: str, title: str, variant: str) -> None:
+    """R@10 of one variant against noise, and its differences from :data:`REFERENCES`; once a command."""
     if any(path.stem == f"noise-{name}" for path in plotter.written):
         return
-    variant = table["variant"].iloc[0]
-    found = [one for one in all_ranks(plotter, retrieval_runs(plotter)) if one.labels["variant"] == variant]
-    means, differ = summary(found), differences(found)
+    numbers = Numbers.of(plotter)
+    means, differ = (table[table["variant"] == variant] for table in (numbers.summary, numbers.differences))
     plotter.save_figure(retrieval_figures.recall_curves(means, title), f"noise-{name}")
-    plotter.save_table(means, f"noise-{name}")
+    plotter.save_table(_plain(means), f"noise-{name}")
     for less, stem in (("uniform", "differences"), ("dual", "differences-dual")):
-        of = differ[(differ["less"] == less) & (differ["measure"] == "r10")] if len(differ) else differ
+        of = differ[(differ["less"] == less) & (differ["measure"] == "r10") & (differ["model"] != "pixels")]
         if len(of):
             plotter.save_figure(retrieval_figures.difference_panels(of, less, title), f"{stem}-{name}")
-            plotter.save_table(of, f"{stem}-{name}")
+            plotter.save_table(_plain(of), f"{stem}-{name}")
 
 
 def retrieval_runs(plotter: Plotter) -> pd.DataFrame:
     """The selection's rows of runs that rank pictures and texts."""
     table = plotter.table
-    return table[[is_retrieval(Run(Path(path))) for path in table["path"]]]
+    first = {task: is_retrieval(Run(Path(path))) for task, path in table.groupby("task")["path"].first().items()}
+    return table[table["task"].map(first).astype(bool)]
 
 
-def all_ranks(plotter: Plotter, table: pd.DataFrame) -> list[Ranked]:
-    """Ranks of all the selection's runs and of the baselines, read once a command."""
-    if plotter.ranked is None:
-        plotter.ranked = ranked(table) + baselines(table)
-    return plotter.ranked
+@dataclass
+class Numbers:
+    """Ranks of a selection and of the baselines, and the tables of them; read once a command."""
+
+    found: list[Ranked]
+
+    @classmethod
+    def of(cls, plotter: Plotter) -> Numbers:
+        """Those of a plotter's selection."""
+        if plotter.numbers is None:
+            table = retrieval_runs(plotter)
+            plotter.numbers = cls([*ranked(table), *baselines(table)] if len(table) else [])
+        return plotter.numbers
+
+    @functools.cached_property
+    def summary(self) -> pd.DataFrame:
+        """:func:`summary`."""
+        return summary(self.found)
+
+    @functools.cached_property
+    def differences(self) -> pd.DataFrame:
+        """:func:`differences`."""
+        return differences(self.found)

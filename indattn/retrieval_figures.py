@@ -54,9 +54,14 @@ def _kept(values: pd.Series) -> list[str]:
     return [str(value) for value in dict.fromkeys(values)]
 
 
-def _percent(axes: Axes, levels: list[float]) -> None:
-    """Both axes in percent, ticks at the levels there are."""
-    axes.set_xticks(levels)
+def _percent(axes: Axes, levels: list[float], apart: float = 0.0) -> None:
+    """Both axes in percent, ticks at those levels that are so far apart, in parts of the axis."""
+    span = levels[-1] - levels[0]
+    shown = levels[:1]
+    for level in levels[1:]:
+        if level - shown[-1] >= apart * span:
+            shown.append(level)
+    axes.set_xticks(shown)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
@@ -174,9 +179,9 @@ def difference_panels(table: pd.DataFrame, less: str, title: str) -> Figure:
                     else:
                         axes.vlines(*ends, color=colour, linewidth=width, alpha=0.7, label=label)
                 axes.plot(of["noise"], of["mean"], color=colour, marker="o", markersize=3.5, linewidth=1.5, zorder=3)
-                _percent(axes, levels)
+                _percent(axes, levels, 0.3)
                 axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}" if abs(value) > 1e-9 else "0")
-                axes.tick_params(axis="x", labelsize=7.5)
+                axes.tick_params(axis="x", labelsize=8)
                 if i == 0:
                     axes.set_title(
                         name(model).replace(", ", ",\n").replace(": ", ":\n").replace(" (", "\n("), fontsize=9
@@ -185,10 +190,9 @@ def difference_panels(table: pd.DataFrame, less: str, title: str) -> Figure:
                     axes.set_ylabel(words(test, way).replace(", ", ",\n"), fontsize=9)
         shown = [grid[0][0]]
         handles, labels = shown[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncol=2)
-        figure.supxlabel(NOISE, fontsize=10)
+        figure.legend(handles, labels, loc="outside lower center", ncol=2, title=f"across: {NOISE}")
         figure.suptitle(
-            f"{title}: {measure} less that of the {name(less)}, in percentage points, paired by seed ({_seeds(table)})",
+            f"{title}: {measure} less that of {name(less)}, in percentage points, paired by seed ({_seeds(table)})",
             fontsize=11,
         )
     return figure
