@@ -14,13 +14,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from indattn import figures, retrieval
+from indattn import figures, retrieval, retrieval_pages
 from indattn.config import IDENTITY, NOT_IDENTITY, configs_dir, group_options
 from indattn.errors import UserError, nearest
 from indattn.runs import Run, atomic, named_runs, select_runs
 from indattn.statistics import interquartile_mean, mean_interval
 
-__all__ = ["curve_table", "recording", "run", "run_figures", "run_table", "summary"]
+__all__ = ["curve_table", "describe_run", "recording", "run", "run_figures", "run_slug", "run_table", "summary"]
 
 #: Keys that a model's or a run's name already tells, or that only say how it was trained and stopped.
 NAMED = ("noise", "seed", "model._target_", "model.name", "task._target_", "task.name", "misalignment._target_")
@@ -36,6 +36,7 @@ def run_table(runs: list[Run]) -> pd.DataFrame:
             {
                 **run.labels,
                 "kind": result["kind"],
+                "metric": result.get("metric", "accuracy"),
                 "accuracy": result["test"]["accuracy"],
                 "exact": result["test"].get("exact"),
                 "validation_accuracy": result["validation"]["accuracy"],
@@ -198,6 +199,9 @@ def run_figures(run: Run) -> None:
         )
     if "attention" in after:
         figures.save(figures.attention_maps(after, 0, f"{describe_run(run)}, test example 0"), folder / "attention")
+    if "pair_attention" in after:
+        pairs = retrieval_pages.pairs_of(run)
+        figures.save(retrieval_pages.centres_figure(pairs, after, describe_run(run)), folder / "centres")
 
 
 class Plotter:
@@ -284,17 +288,17 @@ class Plotter:
 
     def figure3(self) -> None:
         """The bias of each layer and head, of the first seed of each kind of run that has one."""
-        for run in self._representatives():
+        for run in self.representatives():
             after, before = recording(run), recording(run, "recording_initial")
             if "bias_function" in after and before:
                 self.save_figure(
                     figures.bias_curves(before, after, f"Bias f: {describe_run(run)}"),
-                    f"figure3-{_run_slug(run)}",
+                    f"figure3-{run_slug(run)}",
                 )
 
     def attention(self) -> None:
         """Attention maps of one test example, of the first seed of each kind of run."""
-        for run in self._representatives():
+        for run in self.representatives():
             recorded = recording(run)
             if "attention" not in recorded:
                 continue
@@ -304,14 +308,15 @@ class Plotter:
             title = f"Attention: {describe_run(run)}, test example {self.example}"
             self.save_figure(
                 figures.attention_maps(recorded, self.example, title),
-                f"attention-{_run_slug(run)}-example-{self.example}",
+                f"attention-{run_slug(run)}-example-{self.example}",
             )
 
     def _curves(self, table: pd.DataFrame) -> pd.DataFrame:
         curves = curve_table([Run(Path(path)) for path in table["path"]])
         return curves.merge(table[["hash", "seed", "variant"]], on=["hash", "seed"])
 
-    def _representatives(self) -> list[Run]:
+    def representatives(self) -> list[Run]:
+        """The first seed of each kind of run."""
         if self.table.empty:
             return []
         firsts = (
@@ -339,7 +344,8 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in "._" else "-" for c in text)
 
 
-def _run_slug(run: Run) -> str:
+def run_slug(run: Run) -> str:
+    """A run in the name of a file."""
     labels = run.labels
     return f"{labels['task']}-{labels['model']}-noise-{labels['noise']:.2f}-seed-{labels['seed']}-{labels['hash']}"
 
@@ -351,6 +357,8 @@ FIGURES: dict[str, Callable[[Plotter], None]] = {
     "figure3": Plotter.figure3,
     "attention": Plotter.attention,
     "retrieval": retrieval.retrieval,
+    "retrieved": retrieval_pages.retrieved,
+    "centres": retrieval_pages.centres,
 }
 
 

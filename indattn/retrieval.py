@@ -147,28 +147,29 @@ def baselines(table: pd.DataFrame) -> list[Ranked]:
     lookups: dict[str, list[Lookup]] = {}
     tests: dict[tuple[str, float, int], list[tuple[str, Any]]] = {}
     found: list[Ranked] = []
-    for (variant, noise, seed), path in firsts.items():
-        config = Run(Path(path)).config()
+    for row in firsts.reset_index().to_dict("records"):
+        config = Run(Path(row["path"])).config()
         settings = ("data", "images", "encoder", "held_out", "style_size")
         of = json.dumps({key: config.task.get(key) for key in settings})
         if of not in lookups:
             task = build_task(config)
-            style = isinstance(task, CrossModalRetrieval) and task.held_source is not None
-            names = [name for name in LOOKUPS if style and (name != "frozen" or task.encoder == "frozen")]
-            lookups[of] = [Lookup(task, name) for name in names]
-        key = (of, float(noise), int(seed))
+            lookups[of] = []
+            if isinstance(task, CrossModalRetrieval) and task.held_source is not None:
+                names = [name for name in LOOKUPS if name != "frozen" or task.encoder == "frozen"]
+                lookups[of] = [Lookup(task, name) for name in names]
+        key = (of, float(row["noise"]), int(row["seed"]))
         if key not in tests:
             tests[key] = []
             for lookup in lookups[of].copy():
                 misalignment = build_misalignment(config, lookup.task)
                 try:
-                    tests[key].append((lookup.name, lookup.test(misalignment, int(seed))))
+                    tests[key].append((lookup.name, lookup.test(misalignment, key[-1])))
                 except UserError as error:
                     print(f"without the baseline {lookup.name!r}: {error}", file=sys.stderr)
                     lookups[of].remove(lookup)
         pairs = corpus(config.task.data, config.task.get("images"))
         for name, test in tests[key]:
-            labels = {"model": name, "noise": noise, "seed": seed, "variant": variant, "test": "style"}
+            labels = {**{key: row[key] for key in ("noise", "seed", "variant")}, "model": name, "test": "style"}
             found += both_ways(pairs, test, labels, {"parameters": 0, "seconds": np.nan})
     return found
 
