@@ -169,7 +169,7 @@ def baselines(table: pd.DataFrame) -> list[Ranked]:
                     lookups[of].remove(lookup)
         pairs = corpus(config.task.data, config.task.get("images"))
         for name, test in tests[key]:
-            labels = {**{key: row[key] for key in ("noise", "seed", "variant")}, "model": name, "test": "style"}
+            labels = {**{label: row[label] for label in ("noise", "seed", "variant")}, "model": name, "test": "style"}
             found += both_ways(pairs, test, labels, {"parameters": 0, "seconds": np.nan})
     return found
 
