@@ -159,6 +159,7 @@ def difference_panels(table: pd.DataFrame, less: str, title: str) -> Figure:
             squeeze=False,
             layout="constrained",
         )
+        titled: set[str] = set()
         for i, (test, way) in enumerate(rows):
             for j, model in enumerate(models):
                 axes = grid[i][j]
@@ -182,17 +183,17 @@ def difference_panels(table: pd.DataFrame, less: str, title: str) -> Figure:
                 _percent(axes, levels, 0.3)
                 axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}" if abs(value) > 1e-9 else "0")
                 axes.tick_params(axis="x", labelsize=8)
-                if i == 0:
-                    axes.set_title(
-                        name(model).replace(", ", ",\n").replace(": ", ":\n").replace(" (", "\n("), fontsize=9
-                    )
+                if model not in titled:
+                    titled.add(model)
+                    said = name(model).replace(", ", ",\n").replace(": ", ":\n").replace(" (", "\n(")
+                    axes.set_title(said, fontsize=9)
                 if j == 0:
                     axes.set_ylabel(words(test, way).replace(", ", ",\n"), fontsize=9)
         shown = [grid[0][0]]
         handles, labels = shown[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncol=2, title=f"across: {NOISE}")
         figure.suptitle(
-            f"{title}: {measure} less that of {name(less)}, in percentage points, paired by seed ({_seeds(table)})",
+            f"{title}: {measure} less that of: {name(less)}; in percentage points, paired by seed ({_seeds(table)})",
             fontsize=11,
         )
     return figure
