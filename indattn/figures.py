@@ -46,6 +46,12 @@ STYLES = {
     "fusion": ("#E69F00", "v", (0, (5, 1, 1, 1, 1, 1))),
     "indirect_gaussian": ("#56B4E9", "P", (0, (6, 2))),
     "indirect_fourier": ("#000000", "X", (0, (1, 1.2))),
+    # Of pairs; controls are grey.
+    "dual": ("#000000", "X", (0, (4, 2))),
+    "dual_small_loss": ("#56B4E9", "P", (0, (6, 2))),
+    "indirect_tokens": ("#CC79A7", "D", ":"),
+    "uniform": ("#6E6E6E", "h", "-."),
+    "indirect_shuffled": ("#A8A8A8", "*", "-."),
 }
 SPARE = [("#F0E442", "*", "-."), ("#999999", "h", "-")]
 LINES: dict[Any, Any] = {
@@ -104,9 +110,11 @@ def save(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "pdf")) ->
     return paths
 
 
-def reference_lines(axes: Axes, chance: float | None, ceiling: float | None) -> None:
-    """Lines of an accuracy: the best guess without the context, and the best achievable, where known."""
-    for value, label, line in ((chance, "best guess without context", ":"), (ceiling, "best achievable", "--")):
+def reference_lines(
+    axes: Axes, chance: float | None, ceiling: float | None, guess: str = "best guess without context"
+) -> None:
+    """Lines of an accuracy: a guess (the best without the context), and the best achievable, where known."""
+    for value, label, line in ((chance, guess, ":"), (ceiling, "best achievable", "--")):
         if value is not None and not math.isnan(value):
             axes.axhline(value, color="#666666", linewidth=1.1, linestyle=line, label=label, zorder=1)
 
@@ -155,12 +163,15 @@ def learning_curves(curves: pd.DataFrame, runs: pd.DataFrame, rows: str, columns
 
     Args:
         curves: columns ``model, seed, step, accuracy`` and the two named.
-        runs: one row a run: ``chance``, ``ceiling`` and the two columns named.
+        runs: one row a run: ``chance``, ``ceiling``, the two columns named, and ``metric``, what accuracy is called if
+            it is none: its axis ends where the curves do.
         rows, columns: columns of both tables whose values become rows and columns of panels.
         title: what is shown.
     """
     models = sorted(curves["model"].unique(), key=list(STYLES).index if set(curves["model"]) <= set(STYLES) else str)
     down, across = sorted(curves[rows].unique()), sorted(curves[columns].unique())
+    metric = str(runs["metric"].iloc[0]) if "metric" in runs else "accuracy"
+    top = 1.03 if metric == "accuracy" else min(1.03, 1.25 * float(curves["accuracy"].max()) or 1.03)
     with plt.rc_context(LINES):
         figure, grid = plt.subplots(
             len(down),
@@ -178,15 +189,19 @@ def learning_curves(curves: pd.DataFrame, runs: pd.DataFrame, rows: str, columns
                     axes.set_axis_off()
                     continue
                 of = runs[(runs[rows] == row) & (runs[columns] == column)]
-                reference_lines(axes, of["chance"].iloc[0], of["ceiling"].iloc[0])
+                chance, ceiling = of["chance"].iloc[0], of["ceiling"].iloc[0]
+                if metric == "accuracy":
+                    reference_lines(axes, chance, ceiling)
+                else:
+                    reference_lines(axes, chance, ceiling if ceiling <= top else None, "random order")
                 _band(axes, here, "step", "accuracy", models)
                 name = f"noise {column:g}" if columns == "noise" else str(column).replace("_", " ")
                 axes.set_title(f"{name}\n{textwrap.fill(str(row), 34)}" if row else name)
-                axes.set_ylim(0, 1.03)
+                axes.set_ylim(0, top)
                 axes.set_xlim(left=0)
                 axes.set_xlabel("training step")
                 if j == 0:
-                    axes.set_ylabel("validation accuracy")
+                    axes.set_ylabel(f"validation {metric}")
         shared_legend(figure, list(grid.flat))
         figure.suptitle(f"{title} ({_seeds(runs)})", fontsize=11)
     return figure

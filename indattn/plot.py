@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from indattn import figures
+from indattn import figures, retrieval, retrieval_pages
 from indattn.config import IDENTITY, NOT_IDENTITY, configs_dir, group_options
 from indattn.errors import UserError, nearest
 from indattn.runs import Run, atomic, named_runs, select_runs
 from indattn.statistics import interquartile_mean, mean_interval
 
-__all__ = ["curve_table", "recording", "run", "run_figures", "run_table", "summary"]
+__all__ = ["curve_table", "describe_run", "recording", "run", "run_figures", "run_slug", "run_table", "summary"]
 
 #: Keys that a model's or a run's name already tells, or that only say how it was trained and stopped.
 NAMED = ("noise", "seed", "model._target_", "model.name", "task._target_", "task.name", "misalignment._target_")
@@ -36,8 +36,9 @@ def run_table(runs: list[Run]) -> pd.DataFrame:
             {
                 **run.labels,
                 "kind": result["kind"],
+                "metric": result.get("metric", "accuracy"),
                 "accuracy": result["test"]["accuracy"],
-                "exact": result["test"]["exact"],
+                "exact": result["test"].get("exact"),
                 "validation_accuracy": result["validation"]["accuracy"],
                 "train_loss": result["train_loss"],
                 "steps_to_0.9": result["steps_to_0.9"],
@@ -76,8 +77,10 @@ def _variants(table: pd.DataFrame, settings: list[dict[str, Any]]) -> list[str]:
     for task, of_task in table.groupby("task"):
         for _, group in of_task.groupby("model"):
             keys = {key for i in group.index for key in settings[i]}
+            levels = [str(noise) for noise in group["noise"]]
             for key in keys:
-                if len({str(settings[i].get(key)) for i in group.index}) > 1:
+                values = [str(settings[i].get(key)) for i in group.index]
+                if len(set(values)) > 1 and values != levels:  # what follows the level, the level tells
                     differing.setdefault(str(task), set()).add(key)
     labels = []
     for i, row in table.iterrows():
@@ -196,6 +199,9 @@ def run_figures(run: Run) -> None:
         )
     if "attention" in after:
         figures.save(figures.attention_maps(after, 0, f"{describe_run(run)}, test example 0"), folder / "attention")
+    if "pair_attention" in after:
+        pairs = retrieval_pages.pairs_of(run)
+        figures.save(retrieval_pages.centres_figure(pairs, after, describe_run(run)), folder / "centres")
 
 
 class Plotter:
@@ -212,13 +218,14 @@ class Plotter:
         self.out, self.example = out, example
         self.table = run_table(self.runs) if self.runs else pd.DataFrame()
         self.written: list[Path] = []
+        self.numbers: retrieval.Numbers | None = None
 
     def curves(self) -> None:
         """Learning curves, a figure a task."""
         for task, table in self.table.groupby("task"):
             curves = self._curves(table)
             figure = figures.learning_curves(curves, table, "variant", "noise", str(task).replace("_", " "))
-            self._figure(figure, f"curves-{task}")
+            self.save_figure(figure, f"curves-{task}")
 
     def noise(self) -> None:
         """Score against noise, a figure a task, kind and variant with at least two levels.
@@ -227,24 +234,31 @@ class Plotter:
         there; the names of the others say in what they differ from it.
         """
         for task, of_task in self.table.groupby("task"):
-            drawn = {}
-            for (kind, variant), table in of_task.groupby(["kind", "variant"]):
-                if table["noise"].nunique() > 1:
-                    settings = [f"kind={kind}", *(str(variant).split(", ") if variant else ())]
-                    drawn[tuple(dict.fromkeys(settings))] = table
-            default = _default_settings(str(task)) if len(drawn) > 1 else set()
-            plain = min(drawn, key=lambda v: (len(set(v) - default), -len(drawn[v]), v), default=())
-            for variant, table in drawn.items():
-                name = "-".join([f"noise-{task}", *(_slug(setting) for setting in variant if setting not in plain)])
-                title = ", ".join([str(task).replace("_", " "), *variant]).replace("kind=", "kind ", 1)
-                self._noise(name, table, title)
+            for name, title, table in self.variants(str(task), of_task):
+                if retrieval.is_retrieval(Run(Path(table["path"].iloc[0]))):
+                    retrieval.noise_figures(self, name, title, str(table["variant"].iloc[0]))
+                else:
+                    self._noise(f"noise-{name}", table, title)
+
+    def variants(self, task: str, of_task: pd.DataFrame, levels: int = 2) -> Iterator[tuple[str, str, pd.DataFrame]]:
+        """Of each variant with so many levels: its name in files, its title, its runs."""
+        drawn = {}
+        for (kind, variant), table in of_task.groupby(["kind", "variant"]):
+            if table["noise"].nunique() >= levels:
+                settings = [f"kind={kind}", *(str(variant).split(", ") if variant else ())]
+                drawn[tuple(dict.fromkeys(settings))] = table
+        default = _default_settings(task) if len(drawn) > 1 else set()
+        plain = min(drawn, key=lambda v: (len(set(v) - default), -len(drawn[v]), v), default=())
+        for variant, table in drawn.items():
+            name = "-".join([task, *(_slug(setting) for setting in variant if setting not in plain)])
+            yield name, ", ".join([task.replace("_", " "), *variant]).replace("kind=", "kind ", 1), table
 
     def _noise(self, name: str, table: pd.DataFrame, title: str) -> None:
-        self._figure(figures.noise_curve(table, title), name)
-        self._table(summary(table, ["task", "kind", "noise", "model"]), name)
-        self._table(paired(table, ["task", "kind", "noise"]), f"{name}-paired")
-        self._table(table.drop(columns=["path", "variant"]), f"{name}-runs")
-        self._table(
+        self.save_figure(figures.noise_curve(table, title), name)
+        self.save_table(summary(table, ["task", "kind", "noise", "model"]), name)
+        self.save_table(paired(table, ["task", "kind", "noise"]), f"{name}-paired")
+        self.save_table(table.drop(columns=["path", "variant"]), f"{name}-runs")
+        self.save_table(
             self._curves(table)[["model", "noise", "seed", "step", "accuracy", "loss", "train_loss"]],
             f"{name}-curves",
         )
@@ -259,32 +273,32 @@ class Plotter:
         # Readings are compared across both tasks: name them by what differs within these runs alone.
         runs = [Run(Path(path)) for path in table["path"]]
         table = run_table(runs)
-        self._figure(
+        self.save_figure(
             figures.learning_curves(self._curves(table), table, "variant", "task", "Figure 2 of the paper, by reading"),
             "figure2",
         )
         columns = ["task", "variant", "model"]
-        self._table(summary(table, columns), "figure2")
-        self._table(paired(table, columns[:2]), "figure2-paired")
-        self._table(table.drop(columns="path"), "figure2-runs")
-        self._table(
+        self.save_table(summary(table, columns), "figure2")
+        self.save_table(paired(table, columns[:2]), "figure2-paired")
+        self.save_table(table.drop(columns="path"), "figure2-runs")
+        self.save_table(
             self._curves(table)[["task", "variant", "model", "seed", "step", "accuracy", "loss", "train_loss"]],
             "figure2-curves",
         )
 
     def figure3(self) -> None:
         """The bias of each layer and head, of the first seed of each kind of run that has one."""
-        for run in self._representatives():
+        for run in self.representatives():
             after, before = recording(run), recording(run, "recording_initial")
             if "bias_function" in after and before:
-                self._figure(
+                self.save_figure(
                     figures.bias_curves(before, after, f"Bias f: {describe_run(run)}"),
-                    f"figure3-{_run_slug(run)}",
+                    f"figure3-{run_slug(run)}",
                 )
 
     def attention(self) -> None:
         """Attention maps of one test example, of the first seed of each kind of run."""
-        for run in self._representatives():
+        for run in self.representatives():
             recorded = recording(run)
             if "attention" not in recorded:
                 continue
@@ -292,16 +306,17 @@ class Plotter:
             if not 0 <= self.example < examples:
                 raise UserError(f"example={self.example}: the run keeps examples 0 to {examples - 1}")
             title = f"Attention: {describe_run(run)}, test example {self.example}"
-            self._figure(
+            self.save_figure(
                 figures.attention_maps(recorded, self.example, title),
-                f"attention-{_run_slug(run)}-example-{self.example}",
+                f"attention-{run_slug(run)}-example-{self.example}",
             )
 
     def _curves(self, table: pd.DataFrame) -> pd.DataFrame:
         curves = curve_table([Run(Path(path)) for path in table["path"]])
         return curves.merge(table[["hash", "seed", "variant"]], on=["hash", "seed"])
 
-    def _representatives(self) -> list[Run]:
+    def representatives(self) -> list[Run]:
+        """The first seed of each kind of run."""
         if self.table.empty:
             return []
         firsts = (
@@ -311,10 +326,12 @@ class Plotter:
         )
         return [Run(Path(path)) for path in firsts]
 
-    def _figure(self, figure: Any, name: str) -> None:
+    def save_figure(self, figure: Any, name: str) -> None:
+        """Write a figure, close it, and note the files."""
         self.written += figures.save(figure, self.out / "figures" / name)
 
-    def _table(self, table: pd.DataFrame, name: str) -> None:
+    def save_table(self, table: pd.DataFrame, name: str) -> None:
+        """Write a table, unless it is empty, and note the file."""
         if table.empty:
             return
         path = self.out / "tables" / f"{name}.csv"
@@ -327,7 +344,8 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in "._" else "-" for c in text)
 
 
-def _run_slug(run: Run) -> str:
+def run_slug(run: Run) -> str:
+    """A run in the name of a file."""
     labels = run.labels
     return f"{labels['task']}-{labels['model']}-noise-{labels['noise']:.2f}-seed-{labels['seed']}-{labels['hash']}"
 
@@ -338,6 +356,9 @@ FIGURES: dict[str, Callable[[Plotter], None]] = {
     "figure2": Plotter.figure2,
     "figure3": Plotter.figure3,
     "attention": Plotter.attention,
+    "retrieval": retrieval.retrieval,
+    "retrieved": retrieval_pages.retrieved,
+    "centres": retrieval_pages.centres,
 }
 
 

@@ -187,6 +187,7 @@ class Trainer:
             "format": FORMAT,
             **self.run.labels,
             "kind": self.config.misalignment.kind,
+            "metric": self.task.metric,
             "steps": self.settings.steps,
             "steps_to_0.9": next(reached, None),
             "test": scores.as_dict(),

@@ -75,11 +75,16 @@ figures
   figure2     the paper's figure 2 under every reading there are runs of
   figure3     the bias f of each layer and head, before and after training
   attention   attention maps of chosen examples
+  retrieval   of cross_modal_retrieval: recall, ranks and paired differences with intervals, test by test, beside
+              what needs no training; figures against noise
+  retrieved   pictures that two models find for six texts (indirect and dual, or those named by model=)
+  centres     where a model looks and where its centres go, over the pictures
   (none named: every one that the runs allow)
 
 examples
   indattn plot noise task=synthetic
   indattn plot figure3 task=sequence_retrieval seed=0
+  indattn plot retrieval retrieved centres task=cross_modal_retrieval
   indattn plot attention run=results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d example=1
 
 Figures (PNG and PDF) go to <results_dir>/figures, the numbers in them to <results_dir>/tables. No weights are read.
@@ -89,7 +94,7 @@ keys
   example=0  results_dir=results""",
         "figure",
         filters=True,
-        words=("curves", "noise", "figure2", "figure3", "attention"),
+        words=("curves", "noise", "figure2", "figure3", "attention", "retrieval", "retrieved", "centres"),
     ),
     "show": Verb(
         "indattn.show:run",

@@ -86,7 +86,7 @@ def noise_files(tree, tmp_path, monkeypatch):
     """Names of the noise figures, and how many runs are in each, of the tree's runs changed in one setting or none."""
     drawn = {}
     monkeypatch.setattr(figures, "noise_curve", lambda table, title: len(table))
-    monkeypatch.setattr(Plotter, "_figure", lambda plotter, count, name: drawn.update({name: count}))
+    monkeypatch.setattr(Plotter, "save_figure", lambda plotter, count, name: drawn.update({name: count}))
 
     def names(*variants):
         """A variant is a key, its value, and filters of the runs that it is made from."""

@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from indattn.statistics import interquartile_mean, mean_interval
+from indattn.statistics import (
+    crossed_interval,
+    interquartile_mean,
+    mean_interval,
+    probability_of_improvement,
+)
 
 
 def test_interval_is_students_t():
@@ -35,3 +40,35 @@ def test_equal_values_have_an_interval_of_no_width():
 
 def test_interquartile_mean_ignores_the_outer_quarters():
     assert interquartile_mean([0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, -50.0]) == pytest.approx((0.5 + 0.6 + 0.7 + 0.8) / 4)
+
+
+def test_crossed_interval_of_single_items_and_one_seed_is_the_plain_bootstrap():
+    values = np.random.default_rng(0).normal(size=60)
+    low, high = crossed_interval(values[None], np.arange(60), draws=20000)
+    plain = stats.bootstrap([values], np.mean, n_resamples=20000, method="percentile", random_state=0)
+    assert (low, high) == pytest.approx(tuple(plain.confidence_interval), abs=0.01)
+
+
+def test_crossed_interval_draws_whole_groups():
+    values = np.repeat(np.random.default_rng(0).normal(size=30), 4)
+    groups = np.repeat(np.arange(30), 4)
+    apart = np.ptp(crossed_interval(values[None], np.arange(120)))
+    together = np.ptp(crossed_interval(values[None], groups))
+    assert together == pytest.approx(2 * apart, rel=0.15)  # copies tell nothing new
+    both = crossed_interval(np.stack([values[None], values[None] + 1]), groups)
+    assert both[:, 1] == pytest.approx(both[:, 0] + 1)
+
+
+def test_crossed_interval_covers_at_least_at_its_nominal_rate():
+    generator = np.random.default_rng(0)
+    covered = []
+    for _ in range(300):  # effects of seeds, of groups, and noise; the mean is 0
+        seeds, groups = generator.normal(size=(20, 1)), generator.normal(size=30).repeat(2)
+        values = 0.3 * seeds + groups + generator.normal(size=(20, 60))
+        low, high = crossed_interval(values, np.arange(30).repeat(2), draws=400)
+        covered.append(low <= 0 <= high)
+    assert 0.9 < np.mean(covered) < 0.99
+
+
+def test_probability_of_improvement_counts_ties_half():
+    assert probability_of_improvement([3, 1], [1, 0]) == pytest.approx((1 + 1 + 0.5 + 1) / 4)

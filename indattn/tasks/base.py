@@ -70,6 +70,9 @@ class Task(abc.ABC):
     name: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]]
 
+    #: What :attr:`Scores.accuracy` is called in figures.
+    metric: ClassVar[str] = "accuracy"
+
     @abc.abstractmethod
     def training_data(self, misalignment: Misalignment, batch_size: int, seed: int) -> Batches:
         """The batches that a run with this seed is trained on."""

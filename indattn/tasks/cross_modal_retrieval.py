@@ -71,6 +71,7 @@ class CrossModalRetrieval(Task):
 
     name: ClassVar[str] = "cross_modal_retrieval"
     kinds: ClassVar[tuple[str, ...]] = ("mismatch",)
+    metric: ClassVar[str] = "text to image R@1"
     family: ClassVar[str] = "indattn.models.pairs"
 
     data: str = "emoji"
