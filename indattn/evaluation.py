@@ -103,6 +103,7 @@ def evaluate(
             "noise": noise,
             "test_seed": seed,
             "data": data,
+            "images": images,
             "trained_kind": config.misalignment.kind,
             "trained_noise": float(config.noise),
             **scores.as_dict(),
