@@ -219,6 +219,11 @@ def config_hash(config: DictConfig | dict[str, Any]) -> str:
     full = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     identity = {key: typing.cast(dict, full)[key] for key in IDENTITY}
     identity["noise"] = float(identity["noise"])
+    # A task's number may follow the level: 0 and 0.0 are one.
+    identity["task"] = {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value
+        for key, value in identity["task"].items()
+    }
     for key in ("training", "model"):
         identity[key] = {k: v for k, v in identity[key].items() if k not in NOT_IDENTITY}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

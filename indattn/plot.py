@@ -77,10 +77,10 @@ def _variants(table: pd.DataFrame, settings: list[dict[str, Any]]) -> list[str]:
     for task, of_task in table.groupby("task"):
         for _, group in of_task.groupby("model"):
             keys = {key for i in group.index for key in settings[i]}
-            levels = [str(noise) for noise in group["noise"]]
             for key in keys:
-                values = [str(settings[i].get(key)) for i in group.index]
-                if len(set(values)) > 1 and values != levels:  # what follows the level, the level tells
+                values = [settings[i].get(key) for i in group.index]
+                follows = values == group["noise"].tolist()  # and then the level tells it
+                if len(set(map(str, values))) > 1 and not follows:
                     differing.setdefault(str(task), set()).add(key)
     labels = []
     for i, row in table.iterrows():
