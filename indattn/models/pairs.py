@@ -361,7 +361,9 @@ class Misaligned(PairModel):
         if self.padding is not None:
             keys = torch.where(there.unsqueeze(-1), keys, self.padding)
         if self.config.keys == "shuffled":
-            keys = keys.roll(1, 0)
+            if len(keys) < 2:
+                raise UserError("model.keys='shuffled': needs another text, and there is one only")
+            keys = keys.roll(len(keys) // 2, 0)  # half way round: a corpus's neighbours are alike
         keys = keys + self.context_positions
         return F.layer_norm(keys, keys.shape[-1:])
 
