@@ -82,6 +82,7 @@ def evaluate(
     config = run.config()
     result = run.result()
     if data is not None:
+        data = str(data)  # a folder may be called 2024
         if "data" not in config.task:
             raise UserError(f"data={data}: task {config.task.name} draws its own data")
         config.task.data, config.task.images, config.task.held_out = data, images, None
@@ -93,7 +94,8 @@ def evaluate(
         for seed in seeds
     ]
     model = load_model(run, task, config).to(device)
-    corpus = "" if data is None else f"{re.sub(r'[^0-9A-Za-z]+', '-', Path(data).stem)}-"
+    corpus = task.corpus() if data is not None else {}
+    prefix = f"{re.sub(r'[^0-9A-Za-z]+', '-', Path(data).stem)}-{corpus['fingerprint'][:8]}-" if data else ""
     rows = []
     for kind, noise, seed, misalignment in cases:
         scores = task.score(model, task.split("test", misalignment, seed), device)
@@ -103,7 +105,7 @@ def evaluate(
             "noise": noise,
             "test_seed": seed,
             "data": data,
-            "images": images,
+            **({"corpus": corpus} if corpus else {}),
             "trained_kind": config.misalignment.kind,
             "trained_noise": float(config.noise),
             **scores.as_dict(),
@@ -111,7 +113,7 @@ def evaluate(
             "ceiling": task.ceiling(kind, noise),
         }
         write_json(
-            run.path / "evaluations" / f"{corpus}{kind}-noise-{noise_name(noise)}-seed-{seed}.json",
+            run.path / "evaluations" / f"{prefix}{kind}-noise-{noise_name(noise)}-seed-{seed}.json",
             {**row, "per_example": scores.per_example},
         )
         rows.append({**run.labels, "training_accuracy": result["test"]["accuracy"], **row})

@@ -189,7 +189,7 @@ def learning_curves(curves: pd.DataFrame, runs: pd.DataFrame, rows: str, columns
                     axes.set_axis_off()
                     continue
                 of = runs[(runs[rows] == row) & (runs[columns] == column)]
-                chance, ceiling = of["chance"].iloc[0], of["ceiling"].iloc[0]
+                chance, ceiling = of.get("validation_chance", of["chance"]).iloc[0], of["ceiling"].iloc[0]
                 if metric == "accuracy":
                     reference_lines(axes, chance, ceiling)
                 else:

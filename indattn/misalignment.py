@@ -13,6 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
+from indattn.errors import UserError
+
 __all__ = ["Additive", "Batch", "Corrupt", "Layout", "Misalignment", "Mismatch", "Shift", "Shuffle"]
 
 Batch = dict[str, Tensor]
@@ -125,8 +127,10 @@ class Additive(Misalignment):
 class Mismatch(Misalignment):
     """``round(noise * pairs)`` of the training pairs have the text of another item (noisy correspondence).
 
-    The protocol of Huang et al. (Learning with Noisy Correspondence for Cross-modal Matching, NeurIPS 2021): which
-    pairs are wrong is drawn once, before training; evaluation pairs are always right.
+    After Huang et al. (Learning with Noisy Correspondence for Cross-modal Matching, NeurIPS 2021): which pairs are
+    wrong is drawn once, before training; evaluation pairs are always right. A pair is a picture with the texts of an
+    item, which turn wrong together. The wrong item is drawn for each pair by itself, uniformly among the others, where
+    a permutation of the texts would use each once and may leave some right.
     """
 
     kind: ClassVar[str] = "mismatch"
@@ -135,10 +139,12 @@ class Mismatch(Misalignment):
         """Of a whole training set, ``batch["text_items"] (pairs,)``, give the chosen pairs another item's number."""
         items = batch["text_items"]
         known = items.unique()
+        if self.noise > 0 and len(known) < 2:
+            raise UserError(f"noise={self.noise}: of {len(known)} training item there is no other to take a text from")
         wrong = torch.randperm(len(items), generator=generator)[: round(self.noise * len(items))]
         # Another item: some places further in the list of all, never all the way round.
         place = torch.searchsorted(known, items[wrong])
-        further = torch.randint(1, max(2, len(known)), (len(wrong),), generator=generator)
+        further = torch.randint(1, max(2, len(known)), wrong.shape, generator=generator)
         given = items.clone()
         given[wrong] = known[(place + further) % len(known)]
         return {**batch, "text_items": given}

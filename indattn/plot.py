@@ -44,6 +44,7 @@ def run_table(runs: list[Run]) -> pd.DataFrame:
                 "steps_to_0.9": result["steps_to_0.9"],
                 "steps": result["steps"],
                 "chance": result["chance"],
+                "validation_chance": result.get("validation_chance", result["chance"]),
                 "ceiling": result["ceiling"],
                 "parameters": result["parameters"],
                 "seconds": result["seconds"],

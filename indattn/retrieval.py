@@ -115,23 +115,49 @@ def ranked(table: pd.DataFrame) -> list[Ranked]:
         table: a row a run, with ``path`` and ``variant`` (:func:`indattn.plot.run_table`).
     """
     found: list[Ranked] = []
+    names: dict[str, str] = {}  # of other corpora, by what tells them apart
     for row in table.to_dict("records"):
         run = Run(Path(row["path"]))
-        task = run.config().task
         result = run.result()
+        own = trained_on(run)
         labels = {"model": row["model"], "noise": row["noise"], "seed": row["seed"], "variant": row["variant"]}
         cost = {"parameters": result["parameters"], "seconds": result["seconds"]}
-        pairs = corpus(task.data, task.get("images"))
+        pairs = recorded_corpus(own, run)
         for test, ranks in result["per_example"].items():
             found += both_ways(pairs, ranks, {**labels, "test": test}, cost)
+        seen = {own.get("fingerprint", own["data"])}
         for evaluation in run.evaluations():
-            data = evaluation.get("data")
-            if data in (None, task.data) or evaluation.get("test_seed", 0) != 0:
+            if evaluation.get("data") is None:
                 continue
-            other = corpus(data, evaluation.get("images"))
-            name = Path(data).stem or data
-            found += both_ways(other, evaluation["per_example"][UNSEEN], {**labels, "test": name}, cost)
+            where = evaluation["corpus"]
+            other = where["fingerprint"]
+            if other in seen:  # evaluated at several levels, which change nothing there
+                continue
+            seen.add(other)
+            stem = Path(where["data"]).stem
+            taken = {UNSEEN, "style", *names.values()}
+            names.setdefault(other, stem if stem not in taken else f"{stem}-{other[:6]}")
+            test = {**labels, "test": names[other]}
+            found += both_ways(recorded_corpus(where, run), evaluation["per_example"][UNSEEN], test, cost)
     return found
+
+
+def trained_on(run: Run) -> dict[str, str]:
+    """Where the corpus of a run lies and, unless an older version made it, the digest of what was in it."""
+    task = run.config().task
+    return run.result().get("corpus", {"data": task.data, "images": task.get("images")})
+
+
+def recorded_corpus(where: dict[str, str], run: Run) -> Pairs:
+    """The corpus a result speaks of.
+
+    Raises:
+        UserError: if it is another by now: the rows of its pictures and texts would not be those of the result.
+    """
+    pairs = corpus(where["data"], where.get("images"))
+    if where.get("fingerprint", pairs.fingerprint) != pairs.fingerprint:
+        raise UserError(f"{where['data']} has changed since {run.path} was made; train or evaluate it again")
+    return pairs
 
 
 def baselines(table: pd.DataFrame) -> list[Ranked]:
@@ -167,9 +193,9 @@ def baselines(table: pd.DataFrame) -> list[Ranked]:
                 except UserError as error:
                     print(f"without the baseline {lookup.name!r}: {error}", file=sys.stderr)
                     lookups[of].remove(lookup)
-        pairs = corpus(config.task.data, config.task.get("images"))
         for name, test in tests[key]:
             labels = {**{label: row[label] for label in ("noise", "seed", "variant")}, "model": name, "test": "style"}
+            pairs = lookups[of][0].task.pairs
             found += both_ways(pairs, test, labels, {"parameters": 0, "seconds": np.nan})
     return found
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from indattn.data.pairs import Pairs
 from indattn.figures import LINES
-from indattn.retrieval import UNSEEN, corpus, retrieval_runs
+from indattn.retrieval import UNSEEN, recorded_corpus, retrieval_runs, trained_on
 from indattn.retrieval_figures import model_order, name
 from indattn.runs import Run, noise_name
 
@@ -46,8 +46,7 @@ PLAIN = {**LINES, "axes.grid": False}
 
 def pairs_of(run: Run) -> Pairs:
     """The corpus that a run was trained on."""
-    task = run.config().task
-    return corpus(task.data, task.get("images"))
+    return recorded_corpus(trained_on(run), run)
 
 
 def retrieved(plotter: Plotter) -> None:

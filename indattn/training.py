@@ -194,6 +194,8 @@ class Trainer:
             "validation": {key: curve[-1][key] for key in scores.as_dict() if key in curve[-1]},
             "train_loss": curve[-1]["train_loss"],
             "chance": self.task.chance(),
+            "validation_chance": self.task.validation_chance(),
+            **({"corpus": corpus} if (corpus := self.task.corpus()) else {}),
             "ceiling": self.task.ceiling(self.config.misalignment.kind, float(self.config.noise)),
             "parameters": self.parameters,
             "flops_per_step": self._flops(),
@@ -205,6 +207,13 @@ class Trainer:
         write_json(self.run.path / "result.json", result)
         (self.run.path / "trainer.pt").unlink(missing_ok=True)
         return result
+
+    def demand_same_corpus(self, recorded: dict[str, str] | None) -> None:
+        """That the data a run was trained on are still the same; runs of older versions do not say."""
+        if recorded and recorded["fingerprint"] != self.task.corpus().get("fingerprint"):
+            raise UserError(
+                f"{recorded['data']} has changed since {self.run.path} was trained on it; force=true trains anew"
+            )
 
     def _flops(self) -> int:
         """Floating-point operations of a training step (forward and backward), matrix products counted."""
@@ -227,6 +236,7 @@ class Trainer:
     def _save_state(self) -> None:
         state = {
             "format": FORMAT,
+            "corpus": self.task.corpus(),
             "step": self.step,
             "seconds": self.seconds,
             "loss_sum": self.loss_sum,
@@ -264,6 +274,7 @@ class Trainer:
                 self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
         except Exception as error:
             raise UserError(f"{path} is damaged; force=true trains the run from the start") from error
+        self.demand_same_corpus(state.get("corpus"))
         if version != FORMAT:
             raise UserError(f"{path} has format {version}, this version reads {FORMAT}; force=true starts anew")
         kept = [line for line in self.run.metrics() if line["step"] <= self.step]
@@ -287,6 +298,7 @@ def train(config: DictConfig, progress: bool = False, line: int = 0) -> tuple[Ru
     run = trainer.run
     if run.done and not config.force:
         result = run.result()
+        trainer.demand_same_corpus(result.get("corpus"))
         missing = [s for s in trainer.settings.keep_checkpoints if not (run.path / f"step-{s}.safetensors").exists()]
         hint = (
             f"without the checkpoints of steps {missing}; force=true trains it again"

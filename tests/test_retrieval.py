@@ -14,11 +14,13 @@ from PIL import Image
 from indattn import figures
 from indattn.build import build_task
 from indattn.config import configs_dir
+from indattn.data.pairs import load_pairs
+from indattn.errors import UserError
 from indattn.misalignment import Mismatch
 from indattn.plot import Plotter, run_figures, run_table
 from indattn.recall import chance, chance_recall, summarise
 from indattn.retrieval import Numbers, ranked
-from indattn.retrieval_pages import chosen_queries
+from indattn.retrieval_pages import chosen_queries, pairs_of
 from indattn.runs import FORMAT, find_runs
 from indattn.tasks.baselines import Lookup
 from indattn.tasks.cross_modal_retrieval import CrossModalRetrieval
@@ -91,9 +93,11 @@ def tree(tmp_path_factory, task):
         lines = [{"step": step, "accuracy": 0.1 * step, "loss": 1.0, "train_loss": 1.0} for step in (0, 1, 2)]
         (path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         (path / "evaluations").mkdir()
-        evaluation = {"data": str(other), "test_seed": 0}
+        corpus = {"data": str(other), "fingerprint": load_pairs(other, needed=()).fingerprint}
+        evaluation = {"data": str(other), "test_seed": 0, "corpus": corpus}
         evaluation["per_example"] = {"unseen": test_of(torch.arange(3), torch.arange(3), noise)}
-        (path / "evaluations" / "other.json").write_text(json.dumps(evaluation))
+        for level in ("0.00", "0.50"):  # evaluated at two levels, which is one test
+            (path / "evaluations" / f"other-{level}.json").write_text(json.dumps(evaluation))
         if model != "dual" and noise == 0:
             weights = generator.dirichlet(np.ones(64), (2, 8, 4, 4)).astype(np.float16)
             rows = {"pair_texts": split["texts"][:8].numpy(), "pair_images": split["images"][:32:4].numpy()}
@@ -218,6 +222,14 @@ def test_queries_are_right_nearly_and_wrong():
     ranks = np.array([1, 50, 3, 1, 1, 9, 2, 4, 7.5, 1])
     assert ranks[chosen_queries(ranks)].tolist() == [1, 1, 2, 4, 9, 7.5]
     assert ranks[:3][chosen_queries(ranks[:3])].tolist() == [1, 3, 50]
+
+
+def test_a_corpus_that_has_changed_is_noticed(tree, monkeypatch):
+    run = next(one for one in find_runs(tree) if one.labels["model"] == "dual")
+    known = {"data": "emoji", "fingerprint": "another"}
+    monkeypatch.setattr(type(run), "result", lambda self: {"corpus": known})
+    with pytest.raises(UserError, match="emoji has changed since"):
+        pairs_of(run)
 
 
 def test_a_run_s_own_figures(tree, quick):

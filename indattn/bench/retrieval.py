@@ -30,6 +30,8 @@ def bench_retrieval(config: DictConfig, device: torch.device) -> list[dict[str, 
 
     Rounds take turns.
     """
+    import resource  # not on Windows: better now than when all is measured
+
     config = _with_task(config)
     task = build_task(config)
     assert isinstance(task, CrossModalRetrieval)
@@ -51,7 +53,10 @@ def bench_retrieval(config: DictConfig, device: torch.device) -> list[dict[str, 
             times.setdefault((f"score matrix {len(texts)} x {len(images)}", name), []).append(
                 time.perf_counter() - began
             )
-    children, own = _peak_megabytes()
+    unit = 1024 if sys.platform == "linux" else 1024**2
+    children, own = (
+        round(resource.getrusage(who).ru_maxrss / unit) for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)
+    )
     return [
         {
             "what": what,
@@ -62,15 +67,6 @@ def bench_retrieval(config: DictConfig, device: torch.device) -> list[dict[str, 
         }
         for (what, name), measured in times.items()
     ]
-
-
-def _peak_megabytes() -> tuple[int, int]:
-    """The most memory that a process begun by this one has held, and this one."""
-    import resource  # not on Windows
-
-    unit = 1024 if sys.platform == "linux" else 1024**2
-    children, own = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF))
-    return round(children / unit), round(own / unit)
 
 
 def _with_task(config: DictConfig) -> DictConfig:

@@ -223,7 +223,7 @@ def _pairs(name: str, path: Path, root: Path, entries: Iterable[Entry], needed: 
         name=name,
         images=FileImages(path, tuple(paths), tuple(entry.where for entry in first.values())),
         texts=tuple(texts),
-        image_items=np.arange(len(first)),
+        image_items=np.arange(len(first), dtype=np.int64),
         text_items=np.array(text_items, np.int64),
         image_sources=np.array(image_sources, np.int64),
         sources=tuple(sources),

@@ -124,9 +124,9 @@ def emoji_pairs(size: int = 48) -> Pairs:
         name="emoji",
         images=EmojiImages(emoji),
         texts=emoji.texts,
-        image_items=np.repeat(np.arange(count), artists),
-        text_items=np.arange(count),
-        image_sources=np.tile(np.arange(artists), count),
+        image_items=np.repeat(np.arange(count, dtype=np.int64), artists),
+        text_items=np.arange(count, dtype=np.int64),
+        image_sources=np.tile(np.arange(artists, dtype=np.int64), count),
         sources=emoji.artists,
         groups=emoji.groups,
         splits=emoji.splits,
@@ -150,6 +150,7 @@ def load_pairs(data: str, images: str | None = None, size: int = 48, needed: Ite
     from indattn.data.own import own_pairs
     from indattn.data.tuxpaint import tuxpaint_pairs
 
+    data = str(data)  # a folder may be called 2024
     if data == "emoji":
         return emoji_pairs(size)
     if data == "tuxpaint":

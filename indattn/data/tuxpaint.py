@@ -159,9 +159,11 @@ def unpack(deb: Path, folder: Path, progress: bool = False) -> None:
             for member in tqdm(archive, desc="unpack", unit="file", disable=not progress):
                 match = wanted.fullmatch(member.name)
                 content = archive.extractfile(member) if match and member.isfile() else None
-                if match is None or content is None or ".." in member.name:
+                if match is None or content is None:
                     continue
                 path = folder / (match[1] or match[2])
+                if not path.resolve().is_relative_to(folder.resolve()):
+                    raise ValueError(f"{member.name} would lie outside")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content.read())
     except (tarfile.TarError, EOFError, ValueError) as error:

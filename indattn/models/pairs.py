@@ -6,8 +6,10 @@ keys)::
     o = block(queries, keys = tokens of text t, values = tokens of picture i)
     score(t, i) = cosine(o, e(t))            e: a linear map of the text's mean token
 
-The score passes through the block and nowhere else. What the attention adds to it, the control ``uniform`` tells:
-the same model with every weight ``1 / n``, which reads all pictures alike whatever the text.
+The score passes through the block and nowhere else; in it, though, queries reach the output beside the attention too,
+by the residual connections, with the means of their regions. What the attention adds, the control ``uniform`` tells:
+the same model with every weight ``1 / n``, which reads all pictures alike whatever the text. (What only chooses
+weights, a sixth of its parameters, it has without using it.)
 
 Shapes: ``T`` texts, ``I`` pictures, ``m`` queries, ``n`` cells of the picture's grid, ``H`` heads. Tensors of pairs are
 ``(T, I, ...)``, with 1 in place of ``T`` or ``I`` where nothing depends on it: a product over all pairs is then one
@@ -42,8 +44,9 @@ class PairConfig(ModelConfig):
         queries: number of queries of the late block, a square number (``None``: 4): each starts on its own region of
             the picture.
         embedding: width in which the dual encoder compares; chosen to match parameters if they are matched.
-        keys: ``spread`` (the text's tokens stretched over all keys, so that each can steer some part of the picture),
-            ``tokens`` (token j is key j, the rest padding: where a token belongs, the learned offset has to find) or
+        keys: ``spread`` (the text's tokens stretched over all keys, so that each can steer some part of the picture; of
+            a text with more tokens than cells, some are left out), ``tokens`` (token j is key j, the rest padding:
+            where a token belongs, the learned offset has to find; tokens beyond the cells are left out) or
             ``shuffled`` (a control: spread, but of another text of the batch).
         attention: ``learned``, or ``uniform`` (a control: every weight is ``1 / n``).
         temperature: by which cosines are divided at the start; it is learned.
@@ -349,17 +352,17 @@ class Misaligned(PairModel):
         """``(T, n, width)`` context features: a text's tokens over the keys, as ``config.keys`` says."""
         features = self.context_map(self._features(tokens))
         cells = len(self.context_positions)
-        # The tokens that are there, in order: dropout leaves holes.
-        order = (~mask).to(torch.int8).argsort(dim=1, stable=True)
-        lengths = mask.sum(1, keepdim=True)
-        slots = torch.arange(cells, device=features.device).expand(len(features), -1)
-        if self.padding is None:
-            slots = torch.div(slots * lengths, cells, rounding_mode="floor")
-        there = slots < lengths
-        index = order.gather(1, slots.clamp(max=order.shape[1] - 1))
-        keys = features.gather(1, index.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
-        if self.padding is not None:
-            keys = torch.where(there.unsqueeze(-1), keys, self.padding)
+        if self.padding is not None:  # each in its place
+            mask = F.pad(mask, (0, max(0, cells - mask.shape[1])))[:, :cells]
+            features = F.pad(features, (0, 0, 0, max(0, cells - features.shape[1])))[:, :cells]
+            keys = torch.where(mask.unsqueeze(-1), features, self.padding)
+        else:
+            # The tokens that are there, in order: dropout leaves holes.
+            order = (~mask).to(torch.int8).argsort(dim=1, stable=True)
+            lengths = mask.sum(1, keepdim=True)
+            slots = torch.arange(cells, device=features.device).expand(len(features), -1)
+            index = order.gather(1, torch.div(slots * lengths, cells, rounding_mode="floor"))
+            keys = features.gather(1, index.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
         if self.config.keys == "shuffled":
             if len(keys) < 2:
                 raise UserError("model.keys='shuffled': needs another text, and there is one only")
@@ -385,7 +388,8 @@ class Misaligned(PairModel):
         """Cosines of what the queries read, side by side, and the text's embedding."""
         assert texts.keys is not None
         x, keys, values = self.roles(texts.keys, images)
-        centres: Tensor | None = None if self.config.bias == "none" else self.boxes
+        moves = self.config.bias != "none" and self.config.attention != "uniform"
+        centres: Tensor | None = self.boxes if moves else None
         output = DecoderOutput(x)
         for layer in self.layers:
             output.centres.append(centres)

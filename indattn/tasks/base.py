@@ -97,6 +97,14 @@ class Task(abc.ABC):
     def chance(self) -> float:
         """The accuracy of a guess that reads nothing."""
 
+    def validation_chance(self) -> float:
+        """The same on the validation split."""
+        return self.chance()
+
+    def corpus(self) -> dict[str, str]:
+        """What tells the data apart that a run reads from files; nothing where they are drawn by the seed alone."""
+        return {}
+
     @abc.abstractmethod
     def ceiling(self, kind: str, noise: float) -> float | None:
         """The best achievable accuracy under a misalignment; ``None`` where it is not known."""

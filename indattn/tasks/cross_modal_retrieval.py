@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,9 +13,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from indattn.data.pairs import Pairs, load_pairs
+from indattn.data.pairs import SPLITS, Pairs, load_pairs
 from indattn.errors import UserError, nearest
-from indattn.misalignment import Batch, Misalignment
+from indattn.misalignment import Batch, Misalignment, Mismatch
 from indattn.tasks.base import Scores, Task, batch_generator, to_device
 from indattn.tasks.encoders import Features, frozen, scratch
 from indattn.tasks.ranking import chance_recall, ranks, summarise
@@ -62,7 +63,7 @@ class CrossModalRetrieval(Task):
         encoder: ``frozen`` or ``scratch`` (:mod:`indattn.tasks.encoders`).
         held_out: the source no training picture is from; ``None``: all are trained on.
         style_size: items of the style test at most, chosen once for all runs.
-        hard_clusters: a batch consists of groups of so many training items whose texts are alike.
+        hard_clusters: a batch consists of groups of so many training items whose given texts are alike.
         size: side of a picture for the scratch encoder, in pixels.
         selection: ``none`` or ``small_loss``.
         forget_rate: part of the pairs left out in the end.
@@ -101,11 +102,11 @@ class CrossModalRetrieval(Task):
     @functools.cached_property
     def pairs(self) -> Pairs:
         """Pictures and texts."""
-        pairs = load_pairs(self.data, self.images)
+        pairs = load_pairs(self.data, self.images, needed=())
         if self.held_out is not None and len(pairs.sources) > 1:  # one source: no style to hold out
             if self.held_out not in pairs.sources:
                 hint = nearest(self.held_out, pairs.sources, 9)
-                raise UserError(f"task.held_out={self.held_out}: no such source{hint}")
+                raise UserError(f"task.held_out={self.held_out}: no such source{hint}; null trains on all")
             drawn = pairs.image_sources[np.isin(pairs.image_items, pairs.items("validation"))]
             if len(drawn) and (drawn == pairs.sources.index(self.held_out)).all():
                 raise UserError(f"task.held_out={self.held_out}: no validation picture is from another source")
@@ -156,7 +157,13 @@ class CrossModalRetrieval(Task):
     # Training ------------------------------------------------------------------------------------------------
 
     def training_data(self, misalignment: Misalignment, batch_size: int, seed: int) -> PairBatches:
-        """Batches of pairs, some of them wrong."""
+        """Batches of pairs, some of them wrong.
+
+        Raises:
+            UserError: if one of the splits is empty, or there are fewer training items than pairs in a batch.
+        """
+        for split in SPLITS:
+            self._demand(split)
         return PairBatches(self, misalignment, batch_size, seed)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -181,7 +188,11 @@ class CrossModalRetrieval(Task):
 
         Validation has no picture by the held-out artist. The test has those of the style test beside them
         (``style_images``, ``style_texts``); ``seed`` picks other items for that.
+
+        Raises:
+            UserError: if there is none.
         """
+        self._demand(split)
         held = False if split == "validation" and self.held_source is not None else None
         images, texts = self.rows(self.pairs.items(split), held)
         batch = {"images": images, "texts": texts}
@@ -204,6 +215,10 @@ class CrossModalRetrieval(Task):
             named, result["style"] = self._ranked(style, split["style_texts"], split["style_images"])
             more |= {f"style_{key}": value for key, value in named.items()}
         return Scores(loss=loss, accuracy=more["t2i_r1"], more=more, per_example=result)
+
+    def _demand(self, split: str) -> None:
+        if not len(self.pairs.items(split)):
+            raise UserError(f"task.data={self.data}: no picture in split {split!r}")
 
     def relevance(self, texts: Tensor, images: Tensor) -> Tensor:
         """``(T, I)`` booleans: which texts and pictures are of one item."""
@@ -251,13 +266,26 @@ class CrossModalRetrieval(Task):
 
     def chance(self) -> float:
         """Text to image R@1 of a random order of the unseen test."""
-        images, texts = self.rows(self.pairs.items("test"))
+        return self._chance(*self.rows(self.pairs.items("test")))
+
+    def validation_chance(self) -> float:
+        """The same on the validation split."""
+        split = self.split("validation", Mismatch())
+        return self._chance(split["images"], split["texts"])
+
+    def corpus(self) -> dict[str, str]:
+        """Where the corpus lies, and the digest of what is in it."""
+        places = {"data": self.data, "images": self.images}
+        where = {key: str(Path(place).resolve()) for key, place in places.items() if place and Path(place).exists()}
+        return {"data": self.data, **where, "fingerprint": self.pairs.fingerprint}
+
+    def _chance(self, images: Tensor, texts: Tensor) -> float:
         relevant = self.relevance(texts, images).sum(1).tolist()
         return float(np.mean([chance_recall(len(images), count, 1) for count in relevant]))
 
     def ceiling(self, kind: str, noise: float) -> float | None:
-        """Every text of the test can be told from its name: 1. How much noise costs at best is not known."""
-        return 1.0 if noise == 0 else None
+        """Not known: texts and pictures may fit several items, and how much noise costs at best nobody says."""
+        return None
 
     def says(self, result: dict[str, Any]) -> str:
         """Recall of the unseen test, both ways."""
@@ -331,8 +359,8 @@ class PairBatches:
 
     @functools.cached_property
     def _pooled(self) -> Tensor:
-        """``(items, w)``: the mean token of each item's first text, less the mean of all."""
-        first = self.texts[self.text_starts[self.items]]
+        """``(items, w)``: the mean token of a text that each item's first picture is given, less the mean of all."""
+        first = self.texts[self.text_starts[self.text_items[self.starts]]]
         pooled = torch.cat([self.task.features.pooled_texts(part) for part in first.split(ENCODED)])
         return pooled - pooled.mean(0)
 

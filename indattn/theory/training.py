@@ -36,7 +36,7 @@ from indattn.plot import run_table
 from indattn.runs import Run, atomic, named_runs, select_runs
 from indattn.statistics import mean_interval
 from indattn.tables import print_table
-from indattn.tasks.base import to_device
+from indattn.tasks.base import SequenceTask, to_device
 from indattn.theory.options import show_progress
 
 __all__ = ["checkpoints", "follow", "measure_model", "measure_run", "order"]
@@ -71,7 +71,7 @@ def checkpoints(run: Run) -> dict[int, str]:
 # Measuring -------------------------------------------------------------------------------------------------------
 
 
-def measure_model(model: Any, task: Any, batch: Batch, twin: Batch) -> list[dict[str, float]]:
+def measure_model(model: Any, task: SequenceTask, batch: Batch, twin: Batch) -> list[dict[str, float]]:
     """Energies of every layer and head over the scored queries.
 
     Args:
@@ -158,6 +158,8 @@ def measure_run(run: Run, examples: int, device: torch.device, step_done: Callab
     """
     config = run.config()
     task = build_task(config)
+    if not isinstance(task, SequenceTask):
+        raise UserError(f"{run.path}: task {task.name} has no twin without misalignment to measure it by")
     misaligned, aligned = build_misalignment(config, task), build_misalignment(config, task, noise=0.0)
     batch, twin = (
         to_device({key: value[:examples] for key, value in task.split("validation", kind).items()}, device)
@@ -261,7 +263,8 @@ def follow(config: DictConfig, device: torch.device) -> list[Path]:
     for run in runs:
         run.result()
     if not runs:
-        runs = [run for run in select_runs(config) if run.done and any(run.path.glob("step-*.safetensors"))]
+        kept = [run for run in select_runs(config) if run.done and any(run.path.glob("step-*.safetensors"))]
+        runs = [run for run in kept if isinstance(build_task(run.config()), SequenceTask)]
     if not runs:
         raise UserError(
             f"no finished run in {config.results_dir} kept checkpoints; "

@@ -266,11 +266,13 @@ def test_tokens_lie_on_the_keys_of_their_number(monkeypatch, length):
     assert keys == [j if j < length else -1 for j in range(CELLS)]
 
 
-def test_tokens_that_are_dropped_leave_no_hole(monkeypatch):
+def test_tokens_that_are_dropped_leave_their_keys_empty(monkeypatch):
     tokens = torch.arange(6).double().expand(1, -1).unsqueeze(-1).expand(-1, -1, WIDTH)
     mask = torch.tensor([[True, False, True, False, False, True]])
     (keys,) = keys_of(build("indirect_tokens"), tokens, mask, monkeypatch).tolist()
-    assert keys == [0, 2, 5] + [-1] * 9
+    assert keys == [0, -1, 2, -1, -1, 5] + [-1] * 6
+    spread = keys_of(build("indirect"), tokens, mask, monkeypatch)[0].tolist()
+    assert spread == [0] * 4 + [2] * 4 + [5] * 4
 
 
 def test_shuffled_keys_are_another_text_s():
@@ -279,7 +281,9 @@ def test_shuffled_keys_are_another_text_s():
     with torch.no_grad():
         one, other = shuffled.encode_texts(texts), own.encode_texts(texts)
     assert_close(one.embedded, other.embedded)
-    assert_close(one.keys, other.keys.roll(1, 0))
+    assert_close(one.keys, other.keys.roll(2, 0))
+    with pytest.raises(UserError, match="needs another text"):
+        shuffled.encode_texts(texts_of(3))
     for t in range(4):
         assert not torch.allclose(one.keys[t], other.keys[t])
     images = images_of(3)

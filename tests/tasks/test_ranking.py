@@ -11,6 +11,13 @@ from hypothesis import strategies as st
 from indattn.tasks.ranking import AT, chance_recall, ranks, summarise
 
 
+def test_what_is_no_number_is_last():
+    relevant = torch.tensor([[True, False, False, False], [True, False, False, False], [False, True, False, False]])
+    nan, inf = float("nan"), float("inf")
+    scores = torch.tensor([[nan, 0.1, 0.2, -inf], [nan, nan, nan, nan], [nan, 0.5, nan, nan]])
+    assert ranks(scores, relevant).tolist() == [3.5, 2.5, 1]
+
+
 @st.composite
 def scored(draw):
     """Scores with many ties, and which candidates are relevant, at least one a query."""
