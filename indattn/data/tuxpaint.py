@@ -163,7 +163,7 @@ def unpack(deb: Path, folder: Path, progress: bool = False) -> None:
                     continue
                 path = folder / (match[1] or match[2])
                 if not path.resolve().is_relative_to(folder.resolve()):
-                    raise ValueError(f"{member.name} would lie outside")
+                    continue
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content.read())
     except (tarfile.TarError, EOFError, ValueError) as error:

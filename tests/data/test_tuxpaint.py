@@ -183,7 +183,12 @@ def test_a_package_cut_short_is_damaged(cache, tmp_path, unpacker):
 
 
 def test_another_package_has_no_stamps(cache, tmp_path, unpacker):
-    other = {"./usr/bin/other": b"x", f"{STAMPS}../../../escaped.png": png(1), f"{STAMPS}a.txt": "x"}
+    other = {
+        "./usr/bin/other": b"x",
+        f"{STAMPS}../../../escaped.png": png(1),
+        f"{STAMPS}/escaped.png": png(1),
+        f"{STAMPS}a.txt": "x",
+    }
     with pytest.raises(UserError, match=f"has no Tux Paint stamps; {PACKAGE}"):
         prepare(write_deb(tmp_path / "other.deb", other), progress=False)
     assert not list(tmp_path.rglob("escaped.png"))

@@ -459,7 +459,8 @@ def test_what_is_recorded(configured, model):
         return
     assert recorded["pair_attention"].shape == (2, 8, 2, 4, 4)
     np.testing.assert_allclose(recorded["pair_attention"].astype(float).sum(-1), 1, atol=2e-3)
-    assert ("pair_centres" in recorded) == (network.config.bias != "none")
+    moves = network.config.bias != "none" and network.config.attention == "learned"
+    assert ("pair_centres" in recorded) == moves
     # Of text e its own picture: the same as of that pair alone.
     alone = task.features.batch(
         torch.from_numpy(recorded["pair_texts"][3:4]), torch.from_numpy(recorded["pair_images"][3:4])
