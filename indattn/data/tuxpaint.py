@@ -50,7 +50,7 @@ from indattn.errors import UserError
 __all__ = ["PACKAGE", "Stamp", "build", "fetch", "prepare", "stamps", "tuxpaint_folder", "tuxpaint_pairs", "unpack"]
 
 PACKAGE = "tuxpaint-stamps-default"
-WHERE = f"https://packages.debian.org/stable/{PACKAGE}"
+WHERE = "in Debian, Ubuntu and what descends from them"
 
 SIDE = 224
 """Longer side of a picture that is kept, in pixels."""
@@ -136,7 +136,7 @@ def fetch(folder: Path) -> Path:
     Raises:
         UserError: if there is no ``apt-get``, or it fails.
     """
-    otherwise = f"download the .deb from {WHERE} and give it as file=PATH"
+    otherwise = f"download the .deb of {PACKAGE} ({WHERE}) and give it as file=PATH"
     if shutil.which("apt-get") is None:
         raise UserError(f"tuxpaint: this system has no apt-get: {otherwise}")
     done = subprocess.run(["apt-get", "download", PACKAGE], cwd=folder, stdout=2, stderr=subprocess.PIPE, text=True)
@@ -270,7 +270,7 @@ def build(raw: Path, folder: Path, package: str, progress: bool = False) -> None
 
 Source: Debian package {PACKAGE}
         {package}
-        {WHERE}, upstream https://tuxpaint.org/stamps/
+        {PACKAGE}, {WHERE}; upstream https://tuxpaint.org/stamps/
 Licence: GNU General Public License, version 2 (see the file copyright).
 Copyright 2002-2022 Bill Kendrick and the contributors to Tux Paint stamps.
 Changed: reduced to at most {SIDE} pixels on the longer side; captions are the English ones alone.

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from indattn.attention import BoxBias, CentreUpdate, IndirectAttention
 from indattn.errors import UserError
 from indattn.models.matching import count_parameters, match_parameters
-from indattn.models.pairs import Cross, Dual, Fusion, Misaligned, PairAttention, PairConfig, pair_product
+from indattn.models.pair_attention import PairAttention, pair_product
+from indattn.models.pairs import Cross, Dual, Fusion, Misaligned, PairConfig
 
 WIDTH = 8
 CELLS = 12
