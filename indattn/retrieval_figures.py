@@ -62,8 +62,8 @@ def _percent(axes: Axes, levels: list[float], apart: float = 0.0) -> None:
         if level - shown[-1] >= apart * span:
             shown.append(level)
     axes.set_xticks(shown)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 def _seeds(table: pd.DataFrame) -> str:
