@@ -181,7 +181,7 @@ def difference_panels(table: pd.DataFrame, less: str, title: str) -> Figure:
                         axes.vlines(*ends, color=colour, linewidth=width, alpha=0.7, label=label)
                 axes.plot(of["noise"], of["mean"], color=colour, marker="o", markersize=3.5, linewidth=1.5, zorder=3)
                 _percent(axes, levels, 0.3)
-                axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}" if abs(value) > 1e-9 else "0")
+                axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}" if abs(value) > 1e-9 else "0")
                 axes.tick_params(axis="x", labelsize=8)
                 if model not in titled:
                     titled.add(model)
