@@ -1,0 +1,1 @@
+"""Speech with the times at which its words are said."""
