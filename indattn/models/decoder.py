@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from indattn.attention import IndirectAttention, PositionBias
 from indattn.attention.backends import BACKENDS
 from indattn.attention.bias import bias_options, make_bias
-from indattn.attention.layers import prepare
+from indattn.attention.layers import AttentionOutput, prepare
 from indattn.attention.pieces import Pieces
 from indattn.errors import UserError
 
-__all__ = ["Decoder", "DecoderLayer", "DecoderOutput", "ModelConfig"]
+__all__ = ["Block", "Decoder", "DecoderLayer", "DecoderOutput", "ModelConfig"]
+
+Read = TypeVar("Read", bound=tuple)
 
 
 @dataclass
@@ -115,8 +118,11 @@ class DecoderOutput:
     biases: list[Tensor | None] = field(default_factory=list)
 
 
-class DecoderLayer(nn.Module):
-    """One layer. ``moves_centres`` is false in the last, whose centres nobody reads."""
+class Block(nn.Module):
+    """The skeleton of a layer: self-attention over queries if asked for, the attention under study, FFN.
+
+    ``moves_centres`` is false in a last layer whose centres nobody reads.
+    """
 
     def __init__(self, config: ModelConfig, bias: PositionBias | str, moves_centres: bool) -> None:
         super().__init__()
@@ -125,22 +131,54 @@ class DecoderLayer(nn.Module):
         self.self_attention = (
             IndirectAttention(width, heads, dropout=dropout, bias="none") if config.self_attention else None
         )
-        self.attention = IndirectAttention(
-            width,
-            heads,
-            dropout=dropout,
+        self.attention = self._attention(config, bias, config.centre_update if moves_centres else "none")
+        self.ffn = nn.Sequential(nn.Linear(width, config.ffn_width), nn.ReLU(), nn.Linear(config.ffn_width, width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if config.self_attention else 2))
+        self.dropout = nn.Dropout(dropout)
+
+    def _attention(self, config: ModelConfig, bias: PositionBias | str, centre_update: str) -> IndirectAttention:
+        """The attention under study."""
+        return IndirectAttention(
+            config.width,
+            config.heads,
+            dropout=config.dropout,
             bias=bias,
             bias_hidden=config.bias_hidden,
             bias_frequencies=config.bias_frequencies,
             bias_columns=config.bias_columns,
             offset_scale=config.offset_scale,
-            centre_update=config.centre_update if moves_centres else "none",
+            centre_update=centre_update,
             detach_centres=config.detach_centres,
             backend=config.backend,
         )
-        self.ffn = nn.Sequential(nn.Linear(width, config.ffn_width), nn.ReLU(), nn.Linear(config.ffn_width, width))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if config.self_attention else 2))
-        self.dropout = nn.Dropout(dropout)
+
+    def run(
+        self, x: Tensor, among: Callable[[IndirectAttention, Tensor], Tensor], read: Callable[[Tensor], Read]
+    ) -> tuple[Tensor, Read]:
+        """New states, and what ``read`` gave.
+
+        Args:
+            x: states.
+            among: a self-attention and normalised states to what they see of each other.
+            read: normalised states to what the attention under study returns, its output first.
+        """
+        norms = iter(self.norms)
+        if self.self_attention is not None:
+            norm = next(norms)
+            x = self._add(x, among(self.self_attention, norm(x) if self.pre else x), norm)
+        norm = next(norms)
+        result = read(norm(x) if self.pre else x)
+        x = self._add(x, result[0], norm)
+        norm = next(norms)
+        return self._add(x, self.ffn(norm(x) if self.pre else x), norm), result
+
+    def _add(self, x: Tensor, branch: Tensor, norm: nn.Module) -> Tensor:
+        x = x + self.dropout(branch)
+        return x if self.pre else norm(x)
+
+
+class DecoderLayer(Block):
+    """A layer over sequences."""
 
     def forward(
         self,
@@ -150,23 +188,23 @@ class DecoderLayer(nn.Module):
         centres: Tensor | None,
         record: bool,
         pieces: Pieces | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """New states, centres for the next layer, and with ``record`` weights and bias."""
-        norms = iter(self.norms)
-        if self.self_attention is not None:
-            norm = next(norms)
-            y = norm(x) if self.pre else x
-            x = self._add(x, self.self_attention(y, y, y).output, norm)
-        norm = next(norms)
-        read = self.attention(norm(x) if self.pre else x, context, content, centres, need_weights=record, pieces=pieces)
-        x = self._add(x, read.output, norm)
-        norm = next(norms)
-        x = self._add(x, self.ffn(norm(x) if self.pre else x), norm)
-        return x, read.centres, read.weights, read.bias
+        query_padding: Tensor | None = None,
+        content_padding: Tensor | None = None,
+    ) -> tuple[Tensor, AttentionOutput]:
+        """New states, and what the attention returned: centres for the next layer, with ``record`` weights and bias.
 
-    def _add(self, x: Tensor, branch: Tensor, norm: nn.Module) -> Tensor:
-        x = x + self.dropout(branch)
-        return x if self.pre else norm(x)
+        Masks ``(B, m)`` and ``(B, n)`` are true where there is padding.
+        """
+
+        def among(attention: IndirectAttention, y: Tensor) -> Tensor:
+            return attention(y, y, y, key_padding_mask=query_padding).output
+
+        def read(y: Tensor) -> AttentionOutput:
+            return self.attention(
+                y, context, content, centres, key_padding_mask=content_padding, need_weights=record, pieces=pieces
+            )
+
+        return self.run(x, among, read)
 
 
 class Decoder(nn.Module):
@@ -191,8 +229,9 @@ class Decoder(nn.Module):
         pieces = [None] * len(attentions) if record else prepare(attentions, content.shape[1])
         for layer, prepared in zip(self.layers, pieces, strict=True):
             output.centres.append(centres)
-            x, centres, weights, bias = layer(x, context, content, centres, record, prepared)
-            output.weights.append(weights)
-            output.biases.append(bias)
+            x, read = layer(x, context, content, centres, record, prepared)
+            centres = read.centres
+            output.weights.append(read.weights)
+            output.biases.append(read.bias)
         output.states = self.final_norm(x)
         return output

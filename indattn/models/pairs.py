@@ -28,7 +28,7 @@ from indattn.attention import BoxBias, IndirectAttention, PositionBias
 from indattn.errors import UserError
 from indattn.misalignment import Batch
 from indattn.models.base import Model
-from indattn.models.decoder import DecoderOutput, ModelConfig
+from indattn.models.decoder import Block, DecoderOutput, ModelConfig
 from indattn.models.pair_attention import PairAttention
 
 __all__ = ["Cross", "Dual", "Fusion", "Misaligned", "PairConfig", "PairModel", "PairSide"]
@@ -206,47 +206,35 @@ class Dual(PairModel):
         return f"embedding {self.config.embedding}"
 
 
-class PairLayer(nn.Module):
-    """A layer of the late block: self-attention over queries if asked for, the attention under study, FFN."""
+class PairLayer(Block):
+    """A layer of the late block."""
 
-    def __init__(self, config: PairConfig, bias: PositionBias | str, moves_centres: bool) -> None:
-        super().__init__()
-        width, heads, dropout = config.width, config.heads, config.dropout
-        self.pre = config.norm == "pre"
-        self.self_attention = (
-            IndirectAttention(width, heads, dropout=dropout, bias="none") if config.self_attention else None
-        )
-        self.attention = PairAttention(
-            width,
-            heads,
-            dropout=dropout,
+    def _attention(self, config: ModelConfig, bias: PositionBias | str, centre_update: str) -> PairAttention:
+        assert isinstance(config, PairConfig)
+        attention = PairAttention(
+            config.width,
+            config.heads,
+            dropout=config.dropout,
             bias=bias,
-            centre_update=config.centre_update if moves_centres else "none",
+            centre_update=centre_update,
             detach_centres=config.detach_centres,
         )
-        self.attention.uniform = config.attention == "uniform"
-        self.ffn = nn.Sequential(nn.Linear(width, config.ffn_width), nn.ReLU(), nn.Linear(config.ffn_width, width))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if config.self_attention else 2))
-        self.dropout = nn.Dropout(dropout)
+        attention.uniform = config.attention == "uniform"
+        return attention
 
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, centres: Tensor | None, record: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """New states ``(T | 1, I | 1, m, w)``, centres, and with ``record`` weights."""
-        norms = iter(self.norms)
-        if self.self_attention is not None:
-            norm = next(norms)
-            flat = (norm(x) if self.pre else x).flatten(0, 1)
-            x = self._add(x, self.self_attention(flat, flat, flat).output.unflatten(0, x.shape[:2]), norm)
-        norm = next(norms)
-        read, centres, weights = self.attention.pairs(norm(x) if self.pre else x, keys, values, centres, record)
-        x = self._add(x, read, norm)
-        norm = next(norms)
-        return self._add(x, self.ffn(norm(x) if self.pre else x), norm), centres, weights
 
-    def _add(self, x: Tensor, branch: Tensor, norm: nn.Module) -> Tensor:
-        x = x + self.dropout(branch)
-        return x if self.pre else norm(x)
+        def among(attention: IndirectAttention, y: Tensor) -> Tensor:
+            flat = y.flatten(0, 1)
+            return attention(flat, flat, flat).output.unflatten(0, y.shape[:2])
+
+        attention = self.attention
+        assert isinstance(attention, PairAttention)
+        x, (_, centres, weights) = self.run(x, among, lambda y: attention.pairs(y, keys, values, centres, record))
+        return x, centres, weights
 
 
 class Misaligned(PairModel):
