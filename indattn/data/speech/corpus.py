@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -113,6 +114,13 @@ class SpeechCorpus:
             raise UserError(f"{self.name}: no split {split!r}{nearest(split, SPLITS)}")
         return np.flatnonzero(self.splits == split)
 
+    @functools.cached_property
+    def segment_tokens(self) -> NDArray[np.int64]:
+        """``(all segments + 1,)``: the tokens of segment s are ``segment_tokens[s]`` to ``segment_tokens[s + 1]``."""
+        utterance = np.repeat(np.arange(len(self)), np.diff(self.token_starts))
+        counts = np.bincount(self.segment_starts[utterance] + self.token_segments, minlength=len(self.segments))
+        return _starts(counts)
+
     def seconds(self) -> float:
         """Length of all recordings together."""
         return float(self.frame_starts[-1] * FRAME)
@@ -155,5 +163,5 @@ def _kept(utterance: Utterance) -> NDArray[np.int16]:
     return np.empty(0, np.int16) if utterance.samples is None else utterance.samples
 
 
-def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:
+def _starts(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))]).astype(np.int64)
