@@ -21,8 +21,9 @@ from indattn.tasks.base import Task
 
 __all__ = ["build_misalignment", "build_model", "build_task", "model_class"]
 
-SEQUENCES, PAIRS = "indattn.models.sequence", "indattn.models.pairs"
-"""Modules of the two families of models; a task's configuration names its family's, or is of sequences."""
+SEQUENCES = "indattn.models.sequence"
+FAMILIES = {SEQUENCES, "indattn.models.pairs", "indattn.models.alignment"}
+"""Modules of the families of models; a task's configuration names its family's, or is of sequences."""
 
 
 def build_task(config: DictConfig) -> Task:
@@ -60,11 +61,11 @@ def model_class(config: DictConfig) -> type[Model]:
     module, _, name = target.rpartition(".")
     family = OmegaConf.select(config, "task.family", default=SEQUENCES)
     elsewhere = f"model={config.model.get('name')}: not for task={OmegaConf.select(config, 'task.name')}"
-    if module == family in (SEQUENCES, PAIRS) and not hasattr(importlib.import_module(family), name):
+    if module == family and family in FAMILIES and not hasattr(importlib.import_module(family), name):
         raise UserError(elsewhere)
     found = locate(target, Model, "model._target_")
-    # A model of one's own may be of no family; one of the other family is not for this task.
-    if {base.__module__ for base in found.__mro__} & ({SEQUENCES, PAIRS} - {family}):
+    # A model of one's own may be of no family; one of another family is not for this task.
+    if {base.__module__ for base in found.__mro__} & (FAMILIES - {family}):
         raise UserError(elsewhere)
     return found
 

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from indattn.errors import UserError
 
-__all__ = ["Additive", "Batch", "Corrupt", "Layout", "Misalignment", "Mismatch", "Shift", "Shuffle"]
+__all__ = ["Additive", "Batch", "Corrupt", "Drift", "Layout", "Misalignment", "Mismatch", "Shift", "Shuffle"]
 
 Batch = dict[str, Tensor]
 
@@ -148,3 +148,60 @@ class Mismatch(Misalignment):
         given = items.clone()
         given[wrong] = known[(place + further) % len(known)]
         return {**batch, "text_items": given}
+
+
+@dataclass
+class Drift(Misalignment):
+    """A transcript and a recording that have slipped against each other, in four ways, each in proportion to the level.
+
+    Other speech before the utterance, of a length uniform on 0 to ``noise * lead`` seconds; a tempo that changes along
+    it, each of equal parts being made longer by ``stretch ** u``, u uniform on -noise to noise; words that are said but
+    not in the transcript, and words in the transcript that nobody says, each word with probability ``noise * words``.
+
+    Args:
+        lead: seconds.
+        stretch: the largest factor.
+        words: the largest probability.
+    """
+
+    kind: ClassVar[str] = "drift"
+    lead: float = 1.5
+    stretch: float = 2.0
+    words: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.lead < 0:
+            raise UserError(f"misalignment.lead={self.lead}: must not be negative")
+        if not 1 <= self.stretch <= 4:
+            raise UserError(f"misalignment.stretch={self.stretch}: must be from 1 to 4")
+        if not 0 <= self.words <= 1:
+            raise UserError(f"misalignment.words={self.words}: must be from 0 to 1")
+
+    def apply(self, batch: Batch, layout: Layout | None, generator: Generator) -> Batch:
+        """Draw what happens to utterances of ``batch["word_counts"] (B,)`` words in ``batch["parts"]`` equal parts.
+
+        Returns:
+            the batch, and ``lead (B,)`` seconds, ``tempo (B, parts)`` factors, ``left_out (B, W)`` and ``put_in (B, W)``
+            booleans (at least one word stays in the transcript), ``before (B,)`` and ``strangers (B, W)`` from 0 to 1,
+            for the task to choose the other speech and the other words by. As many numbers are drawn at every level.
+        """
+        counts = batch["word_counts"]
+        words, parts = int(counts.max()), int(batch["parts"])
+
+        def uniform(*size: int) -> Tensor:
+            return torch.rand(len(counts), *size, generator=generator, dtype=torch.float64)
+
+        lead, before, tempo = uniform(), uniform(), uniform(parts)
+        left_out, put_in = (uniform(words) < self.noise * self.words for _ in range(2))
+        there = torch.arange(words) < counts.unsqueeze(1)
+        none_left = (left_out | ~there).all(1)
+        left_out[none_left, 0] = False
+        return {
+            **batch,
+            "lead": lead * self.noise * self.lead,
+            "tempo": self.stretch ** ((2 * tempo - 1) * self.noise),
+            "left_out": left_out,
+            "put_in": put_in,
+            "before": before,
+            "strangers": uniform(words),
+        }

@@ -39,6 +39,10 @@ class AlignmentSide(Protocol):
     formulation: str
 
     @property
+    def bands(self) -> int:
+        """Bands of a frame."""
+
+    @property
     def inventory(self) -> Tensor:
         """``(phones, 3)`` uint8: the phones of the training split."""
 
@@ -153,7 +157,7 @@ class AlignmentModel(Model):
         if config.queries is not None:
             raise UserError("model.queries: the queries are the transcript's tokens; leave it null")
         width = config.width
-        self.frame_encoder = FrameEncoder(task.bands, width)  # type: ignore[attr-defined]
+        self.frame_encoder = FrameEncoder(task.bands, width)
         self.text_encoder = TextEncoder(width)
         # The stack's own centres stay where they are handed in: spans are refined from each layer's states, alike with
         # and without a bias.
@@ -197,7 +201,7 @@ class AlignmentModel(Model):
             x, read = layer(x, keys, values, seen, record, None, ~said, ~there)
             output.weights.append(read.weights)
             output.biases.append(read.bias)
-            step_centre, step_length = (refine(torch.zeros(1), self.decoder.final_norm(x))).unbind(-1)
+            step_centre, step_length = refine(x.new_zeros(1), self.decoder.final_norm(x)).unbind(-1)
             centres, lengths = centres + step_centre, lengths + step_length / self.config.offset_scale
             half = lengths.exp() / 2
             aligned.spans.append(CELL * torch.stack([centres - half, centres + half], -1))

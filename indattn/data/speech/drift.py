@@ -148,7 +148,9 @@ def _transcripts(corpus: SpeechCorpus, draws: Draws, knots: NDArray[np.float32])
     first_of, token_count = corpus.segment_tokens[words], np.diff(corpus.segment_tokens)[words]
     token_count = np.where(kept, token_count, 0)
     of_word = np.repeat(np.arange(words.size), token_count.ravel())
-    within = np.arange(len(of_word)) - np.repeat(np.cumsum(token_count.ravel()) - token_count.ravel(), token_count.ravel())
+    within = np.arange(len(of_word)) - np.repeat(
+        np.cumsum(token_count.ravel()) - token_count.ravel(), token_count.ravel()
+    )
     source = first_of.ravel()[of_word] + within
     per_example = token_count.sum(1)
     there = np.arange(per_example.max()) < per_example[:, None]

@@ -1,0 +1,317 @@
+"""Speech-text alignment: when each word of a transcript is said, in a recording that has slipped against it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Generator, Tensor, nn
+
+from indattn.data.speech.corpus import SPLITS, SpeechCorpus
+from indattn.data.speech.drift import KNOTS, Draws, Examples, displaced
+from indattn.data.speech.features import FRAME
+from indattn.errors import UserError
+from indattn.misalignment import Batch, Misalignment
+from indattn.models.alignment import CELL, Aligned
+from indattn.tasks.base import Scores, Task, batch_generator, to_device
+
+__all__ = ["SpeechTextAlignment", "Utterances", "as_batch"]
+
+FORMULATIONS = ("centres", "pointer", "frames")
+
+SCORED = 50
+"""Examples that are scored at once."""
+
+UNIT = 0.1 / FRAME
+"""Frames that count as one in the loss of spans."""
+
+BETA = 0.1
+"""Errors below it, in those units, count squared."""
+
+CLOSE = 0.050
+"""Seconds within which a word's start is counted as found."""
+
+
+@dataclass
+class SpeechTextAlignment(Task):
+    """Find the start and the end of every word of a transcript in a recording.
+
+    Args:
+        data: the corpus (:func:`~indattn.data.speech.load.load_speech`).
+        formulation: ``centres``: the spans that a model's layers refine are the prediction, supervised in every layer
+            by the smooth L1 distance of starts and ends; ``pointer``: each token points at the frames in which it
+            starts and ends, trained by cross-entropy beside the spans, decoded by dynamic programming that may leave
+            out words; ``frames``: each frame points at the token that is said, decoded by Viterbi's algorithm.
+        pool: batches whose utterances are sorted by length together.
+    """
+
+    name: ClassVar[str] = "speech_text_alignment"
+    kinds: ClassVar[tuple[str, ...]] = ("drift",)
+    metric: ClassVar[str] = "word starts within 50 ms"
+    family: ClassVar[str] = "indattn.models.alignment"
+
+    data: str = "synthetic"
+    formulation: str = "centres"
+    pool: int = 8
+
+    def __post_init__(self) -> None:
+        if self.formulation not in FORMULATIONS:
+            raise UserError(f"task.formulation={self.formulation}: must be {', '.join(FORMULATIONS)}")
+        if self.pool < 1:
+            raise UserError(f"task.pool={self.pool}: must be at least 1")
+
+    # The corpus ----------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def speech(self) -> SpeechCorpus:
+        """Utterances and what is said in them."""
+        from indattn.data.speech.load import load_speech
+
+        return load_speech(self.data)
+
+    @property
+    def bands(self) -> int:
+        """Bands of a frame."""
+        return self.speech.frames.shape[1]
+
+    @functools.cached_property
+    def inventory(self) -> Tensor:
+        """``(phones, 3)`` uint8: the phones of the training split, or of all where there is none."""
+        rows = self.speech.rows("train")
+        rows = rows if len(rows) else np.arange(len(self.speech))
+        return torch.from_numpy(np.unique(self.speech.tokens[_members(self.speech.token_starts, rows)], axis=0))
+
+    def draw(self, rows: NDArray[np.int64], misalignment: Misalignment, generator: Generator) -> Examples:
+        """Some utterances, displaced: other speech is of the same split and voice, other words are of the same split.
+
+        The lead-in is the same voice's so that a change of voice does not tell where it ends.
+        """
+        speech = self.speech
+        counts = torch.from_numpy(speech.segment_starts[rows + 1] - speech.segment_starts[rows])
+        drawn = misalignment.apply({"word_counts": counts, "parts": torch.tensor(KNOTS)}, None, generator)
+        split = self._neighbours
+        before = split.other_utterance(rows, drawn["before"].numpy())
+        return displaced(
+            speech,
+            Draws(
+                rows=rows,
+                before=before,
+                lead=drawn["lead"].numpy(),
+                tempo=drawn["tempo"].numpy(),
+                left_out=drawn["left_out"].numpy(),
+                put_in=drawn["put_in"].numpy(),
+                strangers=split.other_words(rows, drawn["strangers"].numpy()),
+            ),
+        )
+
+    @functools.cached_property
+    def _neighbours(self) -> Neighbours:
+        return Neighbours(self.speech)
+
+    # Training ------------------------------------------------------------------------------------------------
+
+    def training_data(self, misalignment: Misalignment, batch_size: int, seed: int) -> Utterances:
+        """Batches of utterances, displaced anew every time.
+
+        Raises:
+            UserError: if one of the splits is empty, or there are fewer training utterances than a batch has.
+        """
+        for split in SPLITS:
+            self._rows(split)
+        return Utterances(self, misalignment, batch_size, seed)
+
+    def loss(self, logits: Aligned, batch: Batch) -> Tensor:
+        """The mean over layers of the spans' distance, and the cross-entropy of what the formulation reads, in nats."""
+        loss = torch.zeros((), device=batch["frames"].device)
+        known = ~batch["spans"].isnan()
+        for spans in logits.spans:
+            distance = F.smooth_l1_loss(spans[known] / UNIT, batch["spans"][known] / UNIT, beta=BETA)
+            loss = loss + distance / len(logits.spans)
+        if logits.starts is not None and logits.ends is not None:
+            for k, (scores, edge) in enumerate(((logits.starts, None), (logits.ends, batch["last"]))):
+                target = _pointed(batch, k, scores.shape[-1] - 1)
+                target = target if edge is None else torch.where(edge, target, -1)
+                loss = loss + F.cross_entropy(scores.flatten(0, 1), target.flatten(), ignore_index=-1) / 2
+        if logits.frames is not None:
+            target = _labelled(batch, logits.frames.shape[1])
+            loss = loss + F.nll_loss(logits.frames.flatten(0, 1), target.flatten(), ignore_index=-1)
+        return loss
+
+    # Tests ---------------------------------------------------------------------------------------------------
+
+    def split(self, split: str, misalignment: Misalignment, seed: int = 0) -> Batch:
+        """All of the validation or test split, displaced once; ``seed`` displaces it otherwise."""
+        rows = self._rows(split)
+        return as_batch(self.draw(rows, misalignment, batch_generator(split, seed)))
+
+    def _rows(self, split: str) -> NDArray[np.int64]:
+        rows = self.speech.rows(split)
+        if not len(rows):
+            raise UserError(f"task.data={self.data}: no utterance in split {split!r}")
+        return rows
+
+    def predict(self, model: nn.Module, split: Batch, device: torch.device) -> tuple[NDArray[np.float32], float]:
+        """``(examples, W, 2)`` starts and ends of a split's words in frames, NaN where a word is held not to be said,
+        and the mean loss."""
+        was_training = model.training
+        model.eval()
+        made = np.full((*split["words"].shape, 2), np.nan, np.float32)
+        order = split["lengths"].argsort(descending=True)
+        total = 0.0
+        with torch.no_grad():
+            for rows in order.split(SCORED):
+                batch = to_device(cut({key: value[rows] for key, value in split.items()}), device)
+                aligned, _ = model(batch)
+                total += self.loss(aligned, batch).item() * len(rows)
+                made[rows, : batch["words"].shape[1]] = self.decode(aligned, batch)
+        model.train(was_training)
+        return made, total / len(order)
+
+    def decode(self, aligned: Aligned, batch: Batch) -> NDArray[np.float32]:
+        """``(B, W, 2)`` starts and ends of words in frames."""
+        return _outer(aligned.spans[-1], batch)
+
+    def score(self, model: nn.Module, split: Batch, device: torch.device) -> Scores:
+        """Errors of the words' starts and ends."""
+        spans, loss = self.predict(model, split, device)
+        errors = 1000 * FRAME * (spans - split["word_spans"].numpy())
+        said = ~np.isnan(errors[..., 0])
+        start = np.abs(errors[said][:, 0])
+        return Scores(
+            loss=loss,
+            accuracy=float((start <= 1000 * CLOSE).mean()),
+            more={"median": float(np.median(start)), "mean": float(start.mean())},
+            per_example=None,
+        )
+
+    def record(self, model: Any, split: Batch, device: torch.device) -> dict[str, np.ndarray]:
+        """Nothing yet."""
+        return {}
+
+    def chance(self) -> float:
+        """Nothing is found by chance."""
+        return 0.0
+
+    def ceiling(self, kind: str, noise: float) -> float | None:
+        """Not known."""
+        return None
+
+    def corpus(self) -> dict[str, str]:
+        """The corpus and the digest of what it was made of."""
+        return {"data": self.data, "fingerprint": self.speech.fingerprint}
+
+
+class Neighbours:
+    """Which other speech, and which other words, an utterance may get: of its split, and speech of its voice."""
+
+    def __init__(self, speech: SpeechCorpus) -> None:
+        names = np.char.add(np.char.add(speech.splits, "\0"), speech.voices)
+        _, self.groups = np.unique(names, return_inverse=True)
+        self.order = np.argsort(self.groups, kind="stable")
+        self.starts = np.searchsorted(self.groups[self.order], np.arange(self.groups.max() + 2))
+        self.place = np.empty_like(self.order)
+        self.place[self.order] = np.arange(len(self.order))
+        self.splits = np.unique(speech.splits, return_inverse=True)[1]
+        utterance = np.repeat(np.arange(len(speech)), np.diff(speech.segment_starts))
+        self.segments = [np.flatnonzero(self.splits[utterance] == k) for k in range(self.splits.max() + 1)]
+
+    def other_utterance(self, rows: NDArray[np.int64], share: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Another of the same voice; the utterance itself where there is none."""
+        group = self.groups[rows]
+        start, count = self.starts[group], self.starts[group + 1] - self.starts[group]
+        further = 1 + (share * (count - 1)).astype(np.int64)
+        return self.order[start + (self.place[rows] - start + further) % count]
+
+    def other_words(self, rows: NDArray[np.int64], share: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Numbers of segments, ``(B, W)``."""
+        made = np.empty(share.shape, np.int64)
+        for k, segments in enumerate(self.segments):
+            here = self.splits[rows] == k
+            made[here] = segments[(share[here] * len(segments)).astype(np.int64)]
+        return made
+
+
+class Utterances:
+    """Training batches by step: each epoch in another order, utterances of like length together."""
+
+    def __init__(self, task: SpeechTextAlignment, misalignment: Misalignment, batch_size: int, seed: int) -> None:
+        self.task, self.misalignment, self.batch_size, self.seed = task, misalignment, batch_size, seed
+        self.rows = task.speech.rows("train")
+        if len(self.rows) < batch_size:
+            raise UserError(f"training.batch_size={batch_size}: there are {len(self.rows)} training utterances")
+        self.epoch, self.batches = -1, np.empty((0, batch_size), np.int64)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step (from 0)."""
+        epoch, position = divmod(step, len(self.rows) // self.batch_size)
+        if epoch != self.epoch:
+            self.epoch, self.batches = epoch, self._order(epoch)
+        generator = batch_generator("train", self.seed, 1, step)
+        return as_batch(self.task.draw(self.batches[position], self.misalignment, generator))
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        generator = batch_generator("train", self.seed, 0, epoch)
+        count = len(self.rows) // self.batch_size
+        order = self.rows[torch.randperm(len(self.rows), generator=generator).numpy()[: count * self.batch_size]]
+        lengths = np.diff(self.task.speech.frame_starts)[order]
+        pool = np.arange(len(order)) // (self.task.pool * self.batch_size)
+        batches = order[np.lexsort((lengths, pool))].reshape(count, self.batch_size)
+        return batches[torch.randperm(count, generator=generator).numpy()]
+
+
+def as_batch(examples: Examples) -> Batch:
+    """What a model and the loss read, padded to whole cells."""
+    frames = examples.frames
+    frames = np.pad(frames, ((0, 0), (0, -frames.shape[1] % CELL), (0, 0)))
+    keys = ("rows", "lengths", "tokens", "token_there", "token_words", "first", "last", "spans", "said", "words")
+    return {
+        "frames": torch.from_numpy(frames),
+        **{key: torch.from_numpy(getattr(examples, key)) for key in (*keys, "word_spans")},
+    }
+
+
+def cut(batch: Batch) -> Batch:
+    """Without the padding that none of these examples needs."""
+    frames = -(-int(batch["lengths"].max()) // CELL) * CELL
+    tokens, words = int(batch["token_there"].sum(1).max()), int((batch["words"] >= 0).sum(1).max())
+    sizes = {"frames": frames, "words": words, "word_spans": words, "rows": None, "lengths": None}
+    return {key: value if (size := sizes.get(key, tokens)) is None else value[:, :size] for key, value in batch.items()}
+
+
+def _pointed(batch: Batch, edge: int, none: int) -> Tensor:
+    """The frame at which each token starts (0) or ends (1), ``none`` if it is not said, -1 if nobody knows."""
+    times = batch["spans"][..., edge]
+    frame = times.nan_to_num().round().long().clamp(min=0)
+    frame = torch.minimum(frame, batch["lengths"].unsqueeze(1) - 1)
+    target = torch.where(times.isnan(), -1, frame)
+    target = torch.where(batch["said"], target, none)
+    return torch.where(batch["token_there"], target, -1)
+
+
+def _labelled(batch: Batch, frames: int) -> Tensor:
+    """``(B, T)``: which token is said in each frame, as many as there are for none, -1 behind a recording's end."""
+    spans = batch["spans"]
+    middle = torch.arange(frames, device=spans.device) + 0.5
+    inside = (middle >= spans[..., :1]) & (middle < spans[..., 1:])  # NaN: never
+    label = torch.where(inside.any(1), inside.to(torch.int8).argmax(1), spans.shape[1])
+    return torch.where(middle < batch["lengths"].unsqueeze(1), label, -1)
+
+
+def _outer(spans: Tensor, batch: Batch) -> NDArray[np.float32]:
+    """From the start of a word's first token to the end of its last."""
+    count = batch["words"].shape[1]
+    made = torch.full((len(spans), count, 2), torch.nan, device=spans.device)
+    for k, edge in enumerate(("first", "last")):
+        example, token = batch[edge].nonzero(as_tuple=True)
+        made[example, batch["token_words"][example, token], k] = spans[example, token, k]
+    return made.cpu().numpy()
+
+
+def _members(starts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers of what belongs to some utterances."""
+    return np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows])
