@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -48,7 +48,7 @@ class Misalignment(abc.ABC):
     noise: float = 0.0
 
     @abc.abstractmethod
-    def apply(self, batch: Batch, layout: Layout, generator: Generator) -> Batch:
+    def apply(self, batch: Batch, layout: Any, generator: Generator) -> Batch:
         """The batch, misaligned; ``batch`` itself is left as it was."""
 
 
@@ -181,9 +181,9 @@ class Drift(Misalignment):
         """Draw what happens to utterances of ``batch["word_counts"] (B,)`` words in ``batch["parts"]`` equal parts.
 
         Returns:
-            the batch, and ``lead (B,)`` seconds, ``tempo (B, parts)`` factors, ``left_out (B, W)`` and ``put_in (B, W)``
-            booleans (at least one word stays in the transcript), ``before (B,)`` and ``strangers (B, W)`` from 0 to 1,
-            for the task to choose the other speech and the other words by. As many numbers are drawn at every level.
+            the batch, and ``lead (B,)`` seconds, ``tempo (B, parts)`` factors, booleans ``left_out (B, W)`` and
+            ``put_in (B, W)`` (at least one word stays in the transcript), ``before (B,)`` and ``strangers (B, W)`` from
+            0 to 1, for the task to choose other speech and other words by. As many numbers are drawn at every level.
         """
         counts = batch["word_counts"]
         words, parts = int(counts.max()), int(batch["parts"])

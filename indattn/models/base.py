@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from indattn.misalignment import Batch
 from indattn.models.decoder import DecoderOutput, ModelConfig
@@ -36,7 +36,7 @@ class Model(nn.Module):
         """The model, and its configuration, whose number of parameters this one and those compared with it have."""
         raise NotImplementedError
 
-    def forward(self, batch: Batch, record: bool = False) -> tuple[Tensor, DecoderOutput]:
+    def forward(self, batch: Batch, record: bool = False) -> tuple[Any, DecoderOutput]:
         """What the task's loss reads, and what the stack computed; with ``record`` also weights and biases."""
         raise NotImplementedError
 

@@ -82,8 +82,8 @@ class Task(abc.ABC):
         """All of the validation or test split; ``seed`` picks another split of the same distribution."""
 
     @abc.abstractmethod
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The training loss, in nats."""
+    def loss(self, logits: Any, batch: Batch) -> Tensor:
+        """The training loss of what a model gave, in nats."""
 
     @abc.abstractmethod
     def score(self, model: nn.Module, split: Batch, device: torch.device) -> Scores:

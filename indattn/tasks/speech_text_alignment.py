@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
+from indattn.alignment.decode import decode_boundaries, decode_frames, refined, word_times
 from indattn.data.speech.corpus import SPLITS, SpeechCorpus
 from indattn.data.speech.drift import KNOTS, Draws, Examples, displaced
 from indattn.data.speech.features import FRAME
@@ -32,6 +33,9 @@ UNIT = 0.1 / FRAME
 
 BETA = 0.1
 """Errors below it, in those units, count squared."""
+
+SKIP = -2.0
+"""Viterbi's algorithm: log-probability a token at which a word is rather left out."""
 
 CLOSE = 0.050
 """Seconds within which a word's start is counted as found."""
@@ -173,7 +177,11 @@ class SpeechTextAlignment(Task):
         return made, total / len(order)
 
     def decode(self, aligned: Aligned, batch: Batch) -> NDArray[np.float32]:
-        """``(B, W, 2)`` starts and ends of words in frames."""
+        """``(B, W, 2)`` starts and ends of words in frames; NaN where one is held not to be said."""
+        if aligned.starts is not None and aligned.ends is not None:
+            return _pointed_at(aligned.starts, aligned.ends, batch)
+        if aligned.frames is not None:
+            return _viterbi(aligned.frames, batch)
         return _outer(aligned.spans[-1], batch)
 
     def score(self, model: nn.Module, split: Batch, device: torch.device) -> Scores:
@@ -300,6 +308,43 @@ def _labelled(batch: Batch, frames: int) -> Tensor:
     inside = (middle >= spans[..., :1]) & (middle < spans[..., 1:])  # NaN: never
     label = torch.where(inside.any(1), inside.to(torch.int8).argmax(1), spans.shape[1])
     return torch.where(middle < batch["lengths"].unsqueeze(1), label, -1)
+
+
+def _pointed_at(starts: Tensor, ends: Tensor, batch: Batch) -> NDArray[np.float32]:
+    """The best boundaries in order, a word being left out where its tokens rather point at none."""
+    scores = torch.stack([starts, ends], 2).float().log_softmax(-1)
+    scores = (scores[..., :-1] - scores[..., -1:]).cpu().numpy()
+    there = batch["token_there"]
+    rows = torch.stack([there, there & batch["last"]], 2).cpu().numpy()
+    lengths = batch["lengths"].tolist()
+    chains = [one[own][:, :length] for one, own, length in zip(scores, rows, lengths, strict=True)]
+    words = _word_lengths(batch)
+    made = np.full((len(chains), batch["words"].shape[1], 2), np.nan, np.float32)
+    found = decode_boundaries(chains, words, skip=0.0)
+    for row, (chain, sizes, path) in enumerate(zip(chains, words, found, strict=True)):
+        made[row, : len(sizes)] = word_times(refined(chain, path.times), sizes)
+    return made
+
+
+def _viterbi(frames: Tensor, batch: Batch) -> NDArray[np.float32]:
+    """The best assignment of frames to tokens in order."""
+    words = _word_lengths(batch)
+    scores = []
+    for one, length, sizes in zip(frames.float().cpu().numpy(), batch["lengths"].tolist(), words, strict=True):
+        count = int(sizes.sum())
+        scores.append(np.concatenate([one[:length, :count], one[:length, -1:]], 1))
+    made = np.full((len(scores), batch["words"].shape[1], 2), np.nan, np.float32)
+    for row, (sizes, path) in enumerate(zip(words, decode_frames(scores, words, skip=SKIP), strict=True)):
+        last = np.cumsum(sizes) - 1
+        times = np.stack([path.starts[last - sizes + 1], path.ends[last]], 1)
+        made[row, : len(sizes)] = np.where(path.said[:, None], times, np.nan)
+    return made
+
+
+def _word_lengths(batch: Batch) -> list[NDArray[np.int64]]:
+    """Of each example, the tokens of each word."""
+    words, there = batch["token_words"].cpu().numpy(), batch["token_there"].cpu().numpy()
+    return [np.bincount(row[own]) for row, own in zip(words, there, strict=True)]
 
 
 def _outer(spans: Tensor, batch: Batch) -> NDArray[np.float32]:

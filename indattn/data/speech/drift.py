@@ -148,9 +148,8 @@ def _transcripts(corpus: SpeechCorpus, draws: Draws, knots: NDArray[np.float32])
     first_of, token_count = corpus.segment_tokens[words], np.diff(corpus.segment_tokens)[words]
     token_count = np.where(kept, token_count, 0)
     of_word = np.repeat(np.arange(words.size), token_count.ravel())
-    within = np.arange(len(of_word)) - np.repeat(
-        np.cumsum(token_count.ravel()) - token_count.ravel(), token_count.ravel()
-    )
+    counts = token_count.ravel()
+    within = np.arange(len(of_word)) - np.repeat(np.cumsum(counts) - counts, counts)
     source = first_of.ravel()[of_word] + within
     per_example = token_count.sum(1)
     there = np.arange(per_example.max()) < per_example[:, None]
@@ -161,7 +160,7 @@ def _transcripts(corpus: SpeechCorpus, draws: Draws, knots: NDArray[np.float32])
         return made
 
     first = within == 0
-    last = within == token_count.ravel()[of_word] - 1
+    last = within == counts[of_word] - 1
     is_said = said.ravel()[of_word]
     times = np.where(is_said[:, None], corpus.token_times[source] / np.float32(FRAME), np.nan)
     example = np.repeat(np.arange(count), per_example)
