@@ -52,7 +52,8 @@ class Aligned:
     """What a model says of a batch.
 
     Attributes:
-        spans: ``(B, m, 2)`` start and end of each token in frames, of each layer that refined them.
+        spans: ``(B, m, 2)`` start and end of each token in frames, of each layer that refined them, and
+        start: those that the first layer starts from.
         starts, ends: ``(B, m, T + 1)`` scores of the frames at which a token starts and ends, the last of not being
             said at all (formulation ``pointer``).
         frames: ``(B, T, m + 1)`` log-probabilities of the token that is said in each frame, the last of none
@@ -60,6 +61,7 @@ class Aligned:
     """
 
     spans: list[Tensor] = field(default_factory=list)
+    start: Tensor | None = None
     starts: Tensor | None = None
     ends: Tensor | None = None
     frames: Tensor | None = None
@@ -67,7 +69,7 @@ class Aligned:
 
 def positions(centres: Tensor, width: int) -> Tensor:
     """Sines and cosines of positions in cells, ``(...)`` to ``(..., width)`` (Vaswani et al., arXiv 1706.03762)."""
-    rates = torch.exp(torch.arange(0, width, 2, device=centres.device) * (-math.log(1e4) / width))
+    rates = torch.exp(torch.arange(0, width, 2, device=centres.device, dtype=centres.dtype) * (-math.log(1e4) / width))
     angles = centres.unsqueeze(-1) * rates
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :width]
 
@@ -98,10 +100,10 @@ class FrameEncoder(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, T, bands)`` codes, ``T`` a multiple of 2, and ``(B,)`` frames of each to cells, and where these are."""
         there = (torch.arange(frames.shape[1], device=frames.device) < lengths.unsqueeze(1)).unsqueeze(-1)
-        x = frames.float() * 0.05  # ten decibels are one
+        x = frames.to(self.stem.weight.dtype) * 0.05  # ten decibels are one
         mean = (x * there).sum(1, keepdim=True) / there.sum(1, keepdim=True)
         x = (x - mean) * there
-        cells = there[:, ::CELL].float()
+        cells = there[:, ::CELL].to(x.dtype)
         x = self.stem(x.transpose(1, 2)).transpose(1, 2).relu() * cells
         for block in self.blocks:
             x = block(x, cells)
@@ -120,8 +122,8 @@ class TextEncoder(nn.Module):
 
     def forward(self, tokens: Tensor, first: Tensor, last: Tensor, there: Tensor) -> Tensor:
         """``tokens (B, m, 3)``, ``first``, ``last`` and ``there (B, m)`` to ``(B, m, width)``."""
-        mask = there.unsqueeze(-1).float()
         x = self.phones(tokens) + first.unsqueeze(-1) * self.edges[0] + last.unsqueeze(-1) * self.edges[1]
+        mask = there.unsqueeze(-1).to(x.dtype)
         x = x * mask
         for block in self.blocks:
             x = block(x, mask)
@@ -184,7 +186,7 @@ class AlignmentModel(Model):
         said = batch["token_there"]
         text = self.text_encoder(batch["tokens"], batch["first"], batch["last"], said)
         count = said.sum(1, keepdim=True)
-        step = batch["lengths"].unsqueeze(1) / CELL / count  # cells of a token, were all alike
+        step = batch["lengths"].unsqueeze(1).to(cells.dtype) / CELL / count  # cells of a token, were all alike
         places = torch.arange(said.shape[1], device=said.device)
         centres = torch.where(said, (places + 0.5) * step, 0.0)
         lengths = step.expand_as(centres).log()
@@ -193,7 +195,7 @@ class AlignmentModel(Model):
         if self.config.content_queries:
             x = x + _read_at(cells, centres)
 
-        output, aligned = DecoderOutput(x), Aligned()
+        output, aligned = DecoderOutput(x), Aligned(start=_spans(centres, lengths))
         layer: DecoderLayer
         for layer, refine in zip(self.decoder.layers, self.refine, strict=True):  # type: ignore[assignment]
             output.centres.append(centres)
@@ -203,8 +205,7 @@ class AlignmentModel(Model):
             output.biases.append(read.bias)
             step_centre, step_length = refine(x.new_zeros(1), self.decoder.final_norm(x)).unbind(-1)
             centres, lengths = centres + step_centre, lengths + step_length / self.config.offset_scale
-            half = lengths.exp() / 2
-            aligned.spans.append(CELL * torch.stack([centres - half, centres + half], -1))
+            aligned.spans.append(_spans(centres, lengths))
             if self.config.detach_centres:
                 centres, lengths = centres.detach(), lengths.detach()
         output.states = self.decoder.final_norm(x)
@@ -224,9 +225,10 @@ class Misaligned(AlignmentModel):
     def roles(self, text: Tensor, cells: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cell j has the key of the token that an even spread puts there."""
         n = cells.shape[1]
-        places = torch.arange(n, device=cells.device, dtype=torch.float32)
+        places = torch.arange(n, device=cells.device, dtype=cells.dtype)
         count = batch["token_there"].sum(1, keepdim=True)
-        token = ((places + 0.5) * CELL * count / batch["lengths"].unsqueeze(1)).long().clamp(max=text.shape[1] - 1)
+        token = ((places + 0.5) * CELL * count / batch["lengths"].unsqueeze(1)).long()
+        token = torch.minimum(token, count - 1)  # half a cell behind the recording's end is in no token
         spread = text.gather(1, token.unsqueeze(-1).expand(-1, -1, text.shape[-1]))
         return spread + positions(places, text.shape[-1]), cells
 
@@ -244,7 +246,7 @@ class Cross(AlignmentModel):
 
     def roles(self, text: Tensor, cells: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Keys have their position added, values have not."""
-        places = torch.arange(cells.shape[1], device=cells.device, dtype=torch.float32)
+        places = torch.arange(cells.shape[1], device=cells.device, dtype=cells.dtype)
         return cells + positions(places, cells.shape[-1]), cells
 
 
@@ -332,6 +334,12 @@ class FrameLabels(nn.Module):
         """Log-probabilities ``(B, T, m + 1)``, the last of none."""
         scores = torch.cat([self.scores(cells, states), self.scores(cells, self.none)], -1)
         return scores.masked_fill(F.pad(~there, (0, 1)).unsqueeze(1), -torch.inf).log_softmax(-1)
+
+
+def _spans(centres: Tensor, lengths: Tensor) -> Tensor:
+    """Start and end in frames, ``(B, m, 2)``, of centres and logarithms of lengths in cells."""
+    half = lengths.exp() / 2
+    return CELL * torch.stack([centres - half, centres + half], -1)
 
 
 def _read_at(cells: Tensor, centres: Tensor) -> Tensor:

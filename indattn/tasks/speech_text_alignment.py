@@ -25,6 +25,12 @@ __all__ = ["SpeechTextAlignment", "Utterances", "as_batch"]
 
 FORMULATIONS = ("centres", "pointer", "frames")
 
+EXAMPLES = 4
+"""Examples of the test that are recorded."""
+
+REACH = 50
+"""Cells on either side at which f is recorded."""
+
 SCORED = 50
 """Examples that are scored at once."""
 
@@ -198,8 +204,33 @@ class SpeechTextAlignment(Task):
         )
 
     def record(self, model: Any, split: Batch, device: torch.device) -> dict[str, np.ndarray]:
-        """Nothing yet."""
-        return {}
+        """The spans of some examples through the layers, and each layer's f.
+
+        ``frames (E, T, 80)`` log-mel codes, ``lengths (E,)``, ``token_there``, ``token_words``, ``first``, ``last
+        (E, m)``, ``words (E, W)`` texts and ``word_spans (E, W, 2)`` the true ones in frames; where the model refines
+        spans ``layer_spans (layers + 1, E, m, 2)``, those it starts from first; with a bias ``offsets`` in frames and
+        ``bias_function (layers, H, offsets)``.
+        """
+        chosen = torch.linspace(0, len(split["lengths"]) - 1, min(EXAMPLES, len(split["lengths"]))).long()
+        batch = cut({key: value[chosen] for key, value in split.items()})
+        was_training = model.training
+        model.eval()
+        recorded: dict[str, Any] = {
+            key: batch[key]
+            for key in ("frames", "lengths", "token_there", "token_words", "first", "last", "word_spans")
+        }
+        with torch.no_grad():
+            aligned, _ = model(to_device(batch, device))
+            if aligned.spans:
+                recorded["layer_spans"] = torch.stack([aligned.start, *aligned.spans])
+                biases = [layer.attention.bias for layer in model.decoder.layers]
+                if biases[0] is not None:
+                    reach = torch.arange(-REACH, REACH + 1, device=device, dtype=torch.float32)
+                    recorded["offsets"] = CELL * reach
+                    recorded["bias_function"] = torch.stack([bias(reach).T for bias in biases])
+        model.train(was_training)
+        texts = np.where(batch["words"].numpy() >= 0, self.speech.segments[batch["words"].numpy()], "")
+        return {**{key: np.asarray(value.cpu()) for key, value in recorded.items()}, "words": texts.astype(str)}
 
     def chance(self) -> float:
         """Nothing is found by chance."""

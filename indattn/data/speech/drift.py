@@ -102,9 +102,9 @@ def _recordings(corpus: SpeechCorpus, draws: Draws) -> tuple[NDArray, NDArray, N
     starts, own = corpus.frame_starts[draws.rows], _lengths(corpus.frame_starts, draws.rows)
     ends = corpus.frame_starts[draws.before + 1]
     lead = np.minimum(np.rint(draws.lead / FRAME).astype(np.int64), _lengths(corpus.frame_starts, draws.before))
-    parts = np.rint(np.cumsum(draws.tempo, 1) * own[:, None] / KNOTS)  # each at least a frame, as a tempo is above 1/2
+    parts = np.cumsum(draws.tempo, 1) * own[:, None] / KNOTS
     knots = np.concatenate([lead[:, None], lead[:, None] + parts], 1)
-    lengths = knots[:, -1].astype(np.int64)
+    lengths = np.rint(knots[:, -1]).astype(np.int64)
 
     # The source of each frame, between which two it lies and how far from the first.
     place = np.arange(lengths.max()) + 0.5
