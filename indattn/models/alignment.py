@@ -107,7 +107,8 @@ class FrameEncoder(nn.Module):
         x = self.stem(x.transpose(1, 2)).transpose(1, 2).relu() * cells
         for block in self.blocks:
             x = block(x, cells)
-        return self.norm(x), cells.squeeze(-1) > 0
+        places = torch.arange(x.shape[1], device=x.device, dtype=x.dtype)
+        return self.norm(x) + positions(places, x.shape[-1]), cells.squeeze(-1) > 0
 
 
 class TextEncoder(nn.Module):
@@ -245,9 +246,8 @@ class Cross(AlignmentModel):
         super().__init__(task, config)
 
     def roles(self, text: Tensor, cells: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Keys have their position added, values have not."""
-        places = torch.arange(cells.shape[1], device=cells.device, dtype=cells.dtype)
-        return cells + positions(places, cells.shape[-1]), cells
+        """The cells are both."""
+        return cells, cells
 
 
 class CrossMoving(Cross):
