@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["Interval", "crossed_interval", "interquartile_mean", "mean_interval", "probability_of_improvement"]
+__all__ = [
+    "Interval",
+    "crossed_interval",
+    "interquartile_mean",
+    "mean_interval",
+    "median_interval",
+    "probability_of_improvement",
+    "ratio_interval",
+]
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,69 @@ def crossed_interval(
     count = seeds * (of_groups @ sizes)
     tail = (1 - confidence) / 2
     return np.quantile(total / count.reshape(-1, *[1] * (total.ndim - 1)), [tail, 1 - tail], axis=0)
+
+
+def ratio_interval(
+    sums: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of a mean over items that come in groups, which are drawn with replacement.
+
+    Args:
+        sums: ``(groups,)``, the sum of each group's items.
+        counts: ``(groups,)``, how many they are.
+        confidence: nominal coverage.
+        draws: resamples; those in which there is no item are left out.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper ends; NaN without items.
+    """
+    if not counts.sum():
+        return float("nan"), float("nan")
+    drawn = _multiplicities(len(sums), draws, seed, 1)
+    total = drawn @ counts
+    tail = (1 - confidence) / 2
+    low, high = np.quantile((drawn @ sums)[total > 0] / total[total > 0], [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def median_interval(
+    values: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of the median of items that come in groups, which are drawn with replacement.
+
+    Args:
+        values: ``(items,)``.
+        groups: ``(items,)``, a number for each item; those of one group are drawn together.
+        confidence: nominal coverage.
+        draws: resamples.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper ends; NaN without items.
+    """
+    if not len(values):
+        return float("nan"), float("nan")
+    order = np.argsort(values)
+    _, group = np.unique(groups[order], return_inverse=True)
+    drawn = _multiplicities(int(group.max()) + 1, draws, seed, 1)
+    medians = np.empty(draws)
+    for rows in np.array_split(np.arange(draws), max(1, draws * len(values) // 1_000_000)):  # some 8 MB at a time
+        weight = drawn[rows][:, group].cumsum(axis=1)
+        half = weight[:, -1:] / 2
+        lower, upper = (weight < half).sum(axis=1), (weight <= half).sum(axis=1)
+        medians[rows] = (values[order[lower]] + values[order[upper]]) / 2
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(medians, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 @functools.lru_cache(maxsize=16)

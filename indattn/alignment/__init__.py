@@ -1,1 +1,1 @@
-"""When each word of a transcript is said: from scores to times, and how sure the times are."""
+"""Where words are said: decoders of scores, aligners, scores of alignments."""
