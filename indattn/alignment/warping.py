@@ -11,14 +11,6 @@ for these), which is left out of the match.
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.fft import dct
-
-from indattn.alignment.baselines import Example
-from indattn.data.speech.features import FRAME, decibels, log_mel
-from indattn.errors import UserError
-
 __all__ = ["VOICE", "cepstra", "check", "dtw", "warp"]
 
 CEPSTRA = 13

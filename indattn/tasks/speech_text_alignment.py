@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from indattn.alignment.decode import decode_boundaries, decode_frames, refined, word_times
+from indattn.alignment.scores import word_errors
 from indattn.data.speech.corpus import SPLITS, SpeechCorpus
 from indattn.data.speech.drift import KNOTS, Draws, Examples, displaced
 from indattn.data.speech.features import FRAME
@@ -42,9 +43,6 @@ BETA = 0.1
 
 SKIP = -2.0
 """Viterbi's algorithm: log-probability a token at which a word is rather left out."""
-
-CLOSE = 0.050
-"""Seconds within which a word's start is counted as found."""
 
 
 @dataclass
@@ -191,16 +189,38 @@ class SpeechTextAlignment(Task):
         return _outer(aligned.spans[-1], batch)
 
     def score(self, model: nn.Module, split: Batch, device: torch.device) -> Scores:
-        """Errors of the words' starts and ends."""
+        """``accuracy``: said words whose start is within 50 ms; beside it :data:`~indattn.alignment.scores.METRICS`.
+
+        Of each said word, in the split's order, its utterance and the errors of its start and end in ms, null where it
+        is held not to be said.
+        """
         spans, loss = self.predict(model, split, device)
-        errors = 1000 * FRAME * (spans - split["word_spans"].numpy())
-        said = ~np.isnan(errors[..., 0])
-        start = np.abs(errors[said][:, 0])
+        return self.scored(spans, split, loss)
+
+    def scored(self, spans: NDArray[np.float32], split: Batch, loss: float = 0.0) -> Scores:
+        """Scores of words' times ``(examples, W, 2)`` in frames, whoever found them."""
+        there = split["words"].numpy() >= 0
+        true = FRAME * split["word_spans"].numpy().astype(float)
+        found = FRAME * spans.astype(float)
+        errors = word_errors(
+            [one[own] for one, own in zip(true, there, strict=True)],
+            [one[own] for one, own in zip(found, there, strict=True)],
+            (FRAME * split["lengths"].numpy()).tolist(),
+        )
+        said = ~np.isnan(true[..., 0])
+        utterance, word = said.nonzero()
+        signed = 1000 * (found - true)[utterance, word]
         return Scores(
             loss=loss,
-            accuracy=float((start <= 1000 * CLOSE).mean()),
-            more={"median": float(np.median(start)), "mean": float(start.mean())},
-            per_example=None,
+            accuracy=errors.metric("start_within_50"),
+            more=errors.summary(),
+            per_example={
+                "utterance": utterance.tolist(),
+                **{
+                    key: [None if np.isnan(x) else round(float(x), 1) for x in signed[:, k]]
+                    for k, key in enumerate(("start", "end"))
+                },
+            },
         )
 
     def record(self, model: Any, split: Batch, device: torch.device) -> dict[str, np.ndarray]:
@@ -208,8 +228,8 @@ class SpeechTextAlignment(Task):
 
         ``frames (E, T, 80)`` log-mel codes, ``lengths (E,)``, ``token_there``, ``token_words``, ``first``, ``last
         (E, m)``, ``words (E, W)`` texts and ``word_spans (E, W, 2)`` the true ones in frames; where the model refines
-        spans ``layer_spans (layers + 1, E, m, 2)``, those it starts from first; with a bias ``offsets`` in frames and
-        ``bias_function (layers, H, offsets)``.
+        spans ``layer_spans (layers + 1, E, m, 2)``, those it starts from first; with a bias ``span_offsets`` in frames
+        and ``span_bias (layers, H, offsets)``.
         """
         chosen = torch.linspace(0, len(split["lengths"]) - 1, min(EXAMPLES, len(split["lengths"]))).long()
         batch = cut({key: value[chosen] for key, value in split.items()})
@@ -226,15 +246,23 @@ class SpeechTextAlignment(Task):
                 biases = [layer.attention.bias for layer in model.decoder.layers]
                 if biases[0] is not None:
                     reach = torch.arange(-REACH, REACH + 1, device=device, dtype=torch.float32)
-                    recorded["offsets"] = CELL * reach
-                    recorded["bias_function"] = torch.stack([bias(reach).T for bias in biases])
+                    recorded["span_offsets"] = CELL * reach
+                    recorded["span_bias"] = torch.stack([bias(reach).T for bias in biases])
         model.train(was_training)
         texts = np.where(batch["words"].numpy() >= 0, self.speech.segments[batch["words"].numpy()], "")
         return {**{key: np.asarray(value.cpu()) for key, value in recorded.items()}, "words": texts.astype(str)}
 
     def chance(self) -> float:
-        """Nothing is found by chance."""
+        """No number: how far a guess is off depends on the lengths of the recordings. A table has the even spread."""
         return 0.0
+
+    def says(self, result: dict[str, Any]) -> str:
+        """Errors of the words' starts."""
+        test = result["test"]
+        return (
+            f"word starts: median {test['start_median_ms']:.1f} ms, mean {test['start_mean_ms']:.1f} ms, "
+            f"{100 * test['start_within_50']:.1f}% within 50 ms"
+        )
 
     def ceiling(self, kind: str, noise: float) -> float | None:
         """Not known."""

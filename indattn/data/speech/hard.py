@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 from tqdm import tqdm
 
-from indattn.data.speech.corpus import Segment, SpeechCorpus, Utterance, pack
+from indattn.data.speech.corpus import SpeechCorpus, Utterance, pack
 from indattn.data.speech.features import RATE, log_mel
 from indattn.errors import UserError
 
