@@ -371,8 +371,8 @@ def _labelled(batch: Batch, frames: int) -> Tensor:
 
 def _pointed_at(starts: Tensor, ends: Tensor, batch: Batch) -> NDArray[np.float32]:
     """The best boundaries in order, a word being left out where its tokens rather point at none."""
-    scores = torch.stack([starts, ends], 2).float().log_softmax(-1)
-    scores = (scores[..., :-1] - scores[..., -1:]).cpu().numpy()
+    logs = torch.stack([starts, ends], 2).float().log_softmax(-1)
+    scores = (logs[..., :-1] - logs[..., -1:]).cpu().numpy()
     there = batch["token_there"]
     rows = torch.stack([there, there & batch["last"]], 2).cpu().numpy()
     lengths = batch["lengths"].tolist()
