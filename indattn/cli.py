@@ -253,8 +253,10 @@ def _check_keys(name: str, config: Any) -> None:
 
     from indattn.config import IDENTITY, configs_dir
 
-    own = set(_dotted_keys(OmegaConf.load(configs_dir() / f"{name}.yaml")))
-    sections = IDENTITY if name in ("train", "bench") else ()
+    file = OmegaConf.load(configs_dir() / f"{name}.yaml")
+    own = set(_dotted_keys(file))
+    groups = [group for entry in file.defaults if not isinstance(entry, str) for group in entry]
+    sections = IDENTITY if name in ("train", "bench") else groups
     keys = _dotted_keys(config)
     known = [key for key in keys if key in own or key.partition(".")[0] in sections]
     for key in keys:

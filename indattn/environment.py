@@ -13,7 +13,7 @@ import torch
 import indattn
 from indattn.errors import UserError
 
-__all__ = ["describe", "pick_device", "set_threads"]
+__all__ = ["describe", "pick_device", "processors", "set_threads"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -33,6 +33,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def set_threads(threads: Any, jobs: int = 1) -> int:
     """Set the CPU threads of this process; ``auto`` shares the cores out over parallel jobs.
 
@@ -40,7 +45,7 @@ def set_threads(threads: Any, jobs: int = 1) -> int:
         UserError: if it is neither ``auto`` nor a positive number.
     """
     if threads == "auto":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = processors()
         threads = max(1, cores // max(1, jobs))
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise UserError(f"threads={threads}: must be auto or a whole number of at least 1")

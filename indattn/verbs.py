@@ -164,6 +164,31 @@ keys
         "bench",
         words=("attention", "step", "profile", "retrieval", "startup"),
     ),
+    "aligners": Verb(
+        "indattn.aligners:run",
+        "score aligners without a trained network on the words that the alignment models are tested on",
+        """usage: indattn aligners [linear | energy-durations | dtw | pocketsphinx ...] [KEY=VALUE ...]
+
+  linear             words as long as their number of phones, from the recording's start to its end
+  energy-durations   phones of mean duration between the first loud frame and the last
+  dtw                the transcript spoken by a synthetic voice, matched by dynamic time warping (aeneas's method)
+  pocketsphinx       forced alignment with a hidden Markov model of English
+  (none named: all)
+
+examples
+  indattn aligners                                        the test of the synthetic corpus at noise 0, 0.25, 0.5
+  indattn aligners linear dtw noise=0.5 format=csv
+  indattn aligners data=human noise=0
+
+Numbers go to <results_dir>/tables/alignment-baselines.csv, where `indattn plot alignment` finds them. Extras:
+pip install 'indattn[speech,aligners]'.
+
+keys
+  data=CORPUS|PATH  noise=X|[...]  misalignment.lead  .stretch  .words  test_seed=N
+  format=table|csv|json  progress=auto|true|false  results_dir=results""",
+        "aligner",
+        words=("linear", "energy-durations", "dtw", "pocketsphinx"),
+    ),
     "data": Verb(
         "indattn.corpora:run",
         "list corpora of pictures and texts, get one, check your own, compute features",

@@ -49,6 +49,7 @@ class Examples:
 
     Attributes:
         rows: ``(B,)`` utterances of the corpus.
+        before: ``(B,)`` utterances that the lead-ins are from.
         frames: ``(B, T, 80)`` uint8 log-mel codes.
         lengths: ``(B,)`` frames of each.
         lead: ``(B,)`` frames of lead-in.
@@ -63,6 +64,7 @@ class Examples:
     """
 
     rows: NDArray[np.int64]
+    before: NDArray[np.int64]
     frames: NDArray[np.uint8]
     lengths: NDArray[np.int64]
     lead: NDArray[np.int64]
@@ -95,7 +97,7 @@ def warped(times: NDArray[np.floating], knots: NDArray[np.floating], length: NDA
 def displaced(corpus: SpeechCorpus, draws: Draws) -> Examples:
     """The examples of some draws."""
     frames, lengths, lead, knots = _recordings(corpus, draws)
-    return Examples(draws.rows, frames, lengths, lead, knots, **_transcripts(corpus, draws, knots))
+    return Examples(draws.rows, draws.before, frames, lengths, lead, knots, **_transcripts(corpus, draws, knots))
 
 
 def _recordings(corpus: SpeechCorpus, draws: Draws) -> tuple[NDArray, NDArray, NDArray, NDArray]:
