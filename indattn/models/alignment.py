@@ -24,7 +24,16 @@ from indattn.misalignment import Batch
 from indattn.models.base import Model
 from indattn.models.decoder import Decoder, DecoderLayer, DecoderOutput, ModelConfig
 
-__all__ = ["Aligned", "AlignmentModel", "AlignmentSide", "Cross", "CrossMoving", "Misaligned", "PhoneClassifier"]
+__all__ = [
+    "Aligned",
+    "AlignmentModel",
+    "AlignmentSide",
+    "Cross",
+    "CrossExpected",
+    "CrossMoving",
+    "Misaligned",
+    "PhoneClassifier",
+]
 
 CELL = 2
 """Frames of a cell."""
@@ -165,6 +174,7 @@ class AlignmentModel(Model):
         # The stack's own centres stay where they are handed in: spans are refined from each layer's states, alike with
         # and without a bias.
         self.decoder = Decoder(replace(config, centre_update="none"))
+        self.follows: nn.ModuleList | None = None
         self.refine = nn.ModuleList(CentreUpdate(width, config.offset_scale, 2) for _ in range(config.layers))
         if task.formulation == "pointer":
             self.pointers = Pointers(width)
@@ -198,13 +208,15 @@ class AlignmentModel(Model):
 
         output, aligned = DecoderOutput(x), Aligned(start=_spans(centres, lengths))
         layer: DecoderLayer
-        for layer, refine in zip(self.decoder.layers, self.refine, strict=True):  # type: ignore[assignment]
+        for number, (layer, refine) in enumerate(zip(self.decoder.layers, self.refine, strict=True)):  # type: ignore[assignment]
             output.centres.append(centres)
             seen = centres if layer.attention.bias is not None else None
-            x, read = layer(x, keys, values, seen, record, None, ~said, ~there)
-            output.weights.append(read.weights)
-            output.biases.append(read.bias)
+            x, read = layer(x, keys, values, seen, record or self.follows is not None, None, ~said, ~there)
+            output.weights.append(read.weights if record else None)
+            output.biases.append(read.bias if record else None)
             step_centre, step_length = refine(x.new_zeros(1), self.decoder.final_norm(x)).unbind(-1)
+            if self.follows is not None:
+                centres = self.follows[number](centres, read.weights)
             centres, lengths = centres + step_centre, lengths + step_length / self.config.offset_scale
             aligned.spans.append(_spans(centres, lengths))
             if self.config.detach_centres:
@@ -254,6 +266,32 @@ class CrossMoving(Cross):
     """Keys and values from the recording, with the bias of indirect attention around the moving centres."""
 
     moving = True
+
+
+class CrossExpected(CrossMoving):
+    """The same, and each layer first draws the centres to where its attention read, before they are refined."""
+
+    def __init__(self, task: AlignmentSide, config: ModelConfig) -> None:
+        super().__init__(task, config)
+        self.follows = nn.ModuleList(Following(config.heads) for _ in range(config.layers))
+
+
+class Following(nn.Module):
+    """Draws centres to the expected position of what was read: ``c_i + gate * (sum_j a_ij j - c_i)``.
+
+    ``a`` is a learned mean of the heads' weights.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = nn.Parameter(torch.zeros(heads))
+        self.gate = nn.Parameter(torch.tensor(-1.0))
+
+    def forward(self, centres: Tensor, weights: Tensor) -> Tensor:
+        """Centres ``(B, m)`` in cells and weights ``(B, H, m, n)`` to new centres."""
+        places = torch.arange(weights.shape[-1], device=weights.device, dtype=weights.dtype) + 0.5
+        expected = torch.einsum("bhmn,n,h->bm", weights, places, self.heads.softmax(0))
+        return torch.lerp(centres, expected, self.gate.sigmoid())
 
 
 class PhoneClassifier(AlignmentModel):

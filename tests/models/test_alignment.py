@@ -10,7 +10,7 @@ from indattn.errors import UserError
 from indattn.models.matching import count_parameters
 from indattn.tasks.speech_text_alignment import SpeechTextAlignment, as_batch, cut
 
-MODELS = ["standard", "indirect", "cross", "cross_moving"]
+MODELS = ["standard", "indirect", "cross", "cross_moving", "cross_expected"]
 SMALL = ["model.width=16", "model.heads=2", "model.layers=2", "model.ffn=16", "model.bias_hidden=8"]
 
 
@@ -90,9 +90,9 @@ def test_spans_start_where_an_even_spread_has_the_tokens(made):
         assert_close(spans[k, there].float(), torch.stack([edges[:-1], edges[1:]], 1), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("moving", ["cross_moving", "indirect"])
+@pytest.mark.parametrize("moving", ["cross_moving", "cross_expected", "indirect"])
 def test_with_a_bias_the_centres_steer_what_is_read_and_without_they_do_not(made, moving):
-    for name, steered in ((moving, True), ({"cross_moving": "cross", "indirect": "standard"}[moving], False)):
+    for name, steered in ((moving, True), ({"indirect": "standard"}.get(moving, "cross"), False)):
         network, _, batch = made(f"model={name}", "model.layers=3")
         with torch.no_grad():
             before = network(batch)[1].states
