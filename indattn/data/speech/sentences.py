@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import random
 import re
 from typing import Any
@@ -17,7 +18,7 @@ from indattn.data.emoji import concepts
 from indattn.data.speech.corpus import SPLITS
 from indattn.errors import UserError, nearest
 
-__all__ = ["LENGTHS", "sentences", "stem", "vocabulary"]
+__all__ = ["LENGTHS", "sentences", "source", "stem", "vocabulary"]
 
 LENGTHS = (3, 9)
 """Least and greatest number of words."""
@@ -41,6 +42,15 @@ sikh sikhism taoist thong thongs trans transgender turban turd"""
 
 LEFT_OUT = frozenset(f"{FUNCTION_WORDS} {ABBREVIATIONS} {PEOPLE}".split())
 """Not in the vocabulary; nor are words of one or two letters."""
+
+
+def source() -> str:
+    """SHA-256 of what the vocabulary is made of, in hexadecimal.
+
+    Raises:
+        UserError: if the list of words is damaged.
+    """
+    return hashlib.sha256(json.dumps([concepts(), sorted(LEFT_OUT)]).encode()).hexdigest()
 
 
 @functools.cache

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import multiprocessing
 import os
 import random
@@ -34,17 +33,16 @@ from tqdm import tqdm
 from indattn.data.speech.corpus import SPLITS, Segment, SpeechCorpus, Utterance, pack
 from indattn.data.speech.espeak import Spoken, say, voices
 from indattn.data.speech.features import FRAME, RATE, log_mel
-from indattn.data.speech.sentences import sentences, vocabulary
+from indattn.data.speech.sentences import sentences, source
 from indattn.data.speech.store import Stored, speech_folder, stored
 from indattn.errors import UserError
 
-__all__ = ["LICENCE", "Line", "Recipe", "folder", "lines", "prepare", "speak", "synthetic_corpus", "variants"]
+__all__ = ["Line", "Recipe", "folder", "lines", "prepare", "speak", "synthetic_corpus", "variants"]
 
 NAME = "synthetic"
-LICENCE = "made here by espeak-ng (GPL-3) of words of Unicode-3.0"
 
 VERSION = 1
-"""Of what this file does; a change of it makes the corpus anew."""
+"""Of what this file, the sentences and the features do; a change of it makes the corpus anew."""
 
 PACKAGES = ("espeakng-loader", "kaldi-native-fbank", "snowballstemmer", "soxr")
 """Distributions whose versions decide what comes out."""
@@ -220,11 +218,10 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
         versions = {package: metadata.version(package) for package in PACKAGES}
     except metadata.PackageNotFoundError as error:
         raise UserError(f"{NAME}: no package {error.name}; this needs pip install 'indattn[speech]'") from error
-    words = hashlib.sha256("\n".join(" ".join(vocabulary()[split]) for split in SPLITS).encode()).hexdigest()
     settings = {
         name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(recipe).items()
     }
-    return {"version": VERSION, "frame": FRAME, "recipe": settings, "versions": versions, "words": words}
+    return {"version": VERSION, "frame": FRAME, "recipe": settings, "versions": versions, "words": source()}
 
 
 def _make(recipe: Recipe, progress: bool, workers: int, fingerprint: str) -> SpeechCorpus:
