@@ -166,8 +166,12 @@ class AlignmentModel(Model):
 
     def __init__(self, task: AlignmentSide, config: ModelConfig) -> None:
         super().__init__(task, config)
-        if config.queries is not None:
-            raise UserError("model.queries: the queries are the transcript's tokens; leave it null")
+        if config.queries is not None or not config.learned_queries:
+            raise UserError("model.queries, model.learned_queries: the queries are the transcript's tokens")
+        if config.centre_update != "additive":
+            raise UserError(
+                f"model.centre_update={config.centre_update}: the centres are what is predicted; use additive"
+            )
         width = config.width
         self.frame_encoder = FrameEncoder(task.bands, width)
         self.text_encoder = TextEncoder(width)
