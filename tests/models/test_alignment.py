@@ -111,7 +111,7 @@ def test_all_models_have_as_many_parameters(made):
     [
         (["model.queries=3"], "the queries are the transcript's tokens"),
         (["model.learned_queries=false"], "the queries are the transcript's tokens"),
-        (["model.centre_update=none"], "the centres are what is predicted; use additive"),
+        (["model.centre_update=none"], "centres are what is predicted; use additive"),
         (["model=cross", "model.bias=mlp"], "model=cross_moving has one"),
         (["model=cross_moving", "model.bias=none"], "needs one, as mlp"),
         (["model=fusion"], "model=fusion: not for task=speech_text_alignment"),
