@@ -65,9 +65,10 @@ def read_audio(path: str | Path) -> NDArray[np.float32]:
         raise UserError(f"{path}: {_reason(path, error.code)}") from error
     if count < said - SHORTFALL * rate or _cut_off(log):
         raise UserError(f"{path}: damaged: it ends after {count / rate:.2f} s, before what its header says is there")
-    if not count:
+    samples = np.concatenate(blocks)
+    if not len(samples):
         raise UserError(f"{path}: has no samples")
-    return np.concatenate(blocks)
+    return samples
 
 
 def is_silent(samples: NDArray[np.float32]) -> bool:
