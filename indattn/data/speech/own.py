@@ -312,8 +312,11 @@ def _spoken(segments: Sequence[Segment], path: Path, language: str) -> list[Segm
         return list(segments)
     from indattn.data.speech.espeak import phones
 
+    texts = [one.text for one in segments]
+    if all(text.isupper() for text in texts):  # LibriSpeech's: US is no abbreviation
+        texts = [text.lower() for text in texts]
     spoken = []
-    for segment, rules in zip(segments, phones([one.text for one in segments], language), strict=True):
+    for segment, rules in zip(segments, phones(texts, language), strict=True):
         if not segment.phones and not rules:
             place = f"{path}: {segment.text!r} at {segment.start:g} s"
             raise UserError(f"{place}: espeak-ng has no phones for it, of language {language!r}")
