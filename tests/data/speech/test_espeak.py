@@ -74,11 +74,13 @@ def test_words_are_those_of_the_text_and_phones_fill_them(words, voice, rate, ma
 
 
 def test_sibilants_are_where_the_sound_is():
-    """The share of power above 4 kHz in /s ʃ/ exceeds that of every other phone; 40 ms to either side it does not."""
+    """The share of power above 4 kHz in /s ʃ/ exceeds that elsewhere most where the labels are, to 10 ms."""
     for voice in ("en-us", "en-us+f3", "en-gb+m3"):
         spoken = say("seven sacred ships pass a missing shell, see such a glass bush", voice)
         high = sosfiltfilt(butter(6, 4000, "highpass", fs=RATE, output="sos"), spoken.samples)
-        share = np.convolve(high**2, np.ones(160), "same") / (np.convolve(spoken.samples**2, np.ones(160), "same") + 1)
+        share = np.convolve(high**2, np.ones(160), "same") / (
+            np.convolve(spoken.samples**2, np.ones(160), "same") + 0.01
+        )
         sibilants = [
             time
             for one in spoken.segments
@@ -93,8 +95,8 @@ def test_sibilants_are_where_the_sound_is():
                 mask[int((start + shift) * RATE) : int((end + shift) * RATE)] = True
             return share[mask].mean() - share[~mask].mean()
 
-        assert inside(0) > 3 * max(inside(-0.04), inside(0.04), 0.0)
-        assert max(np.arange(-4, 5) / 100, key=inside) in (-0.01, 0.0, 0.01)
+        assert inside(0) > 0.5 > 0.35 > max(inside(-0.05), inside(0.05))
+        assert abs(max(np.arange(-10, 11) / 200, key=inside)) <= 0.01
 
 
 def test_words_after_a_nasal_begin_after_it():
