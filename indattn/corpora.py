@@ -106,6 +106,7 @@ def check_corpus(data: str, config: DictConfig, progress: bool) -> None:
             needed=splits,
             samples=(),
             progress=progress,
+            cache=False,
         )
         rows = speech_counts(speech)
         print_table(rows, list(rows[0]), config.format, title=f"{speech.name}: every recording can be read")

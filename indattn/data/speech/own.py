@@ -26,16 +26,19 @@ single voice the recordings are divided.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from indattn.data.cache import digest_of
 from indattn.data.own import PICTURES
 from indattn.data.speech.annotation import (
     UNKNOWN,
@@ -48,6 +51,7 @@ from indattn.data.speech.annotation import (
 from indattn.data.speech.audio import SOUNDS, is_silent, read_audio
 from indattn.data.speech.corpus import SPLITS, Segment, SpeechCorpus, Utterance, pack
 from indattn.data.speech.features import RATE, log_mel
+from indattn.data.speech.store import stored
 from indattn.errors import UserError
 
 __all__ = ["FRACTIONS", "SHORTEST", "Recording", "has_speech", "own_speech", "recordings"]
@@ -62,6 +66,9 @@ SPLIT_FOLDER = re.compile(r"(train|validation|valid|val|dev|test)(?![a-z])", re.
 DIALECT = re.compile(r"dr[1-8]", re.IGNORECASE)
 SHARED = re.compile(r"sa[12]", re.IGNORECASE)
 TRANSCRIPTS = (".txt", ".lab")
+
+RECIPE = 1  # a change of what is made of the files makes all corpora anew
+PACKAGES = ("espeakng-loader", "kaldi-native-fbank", "praatio", "soundfile", "soxr")
 
 Files = dict[tuple[str, str], Path]
 """Files by folder below the root and name in small letters."""
@@ -107,10 +114,12 @@ def own_speech(
     needed: Iterable[str] = SPLITS,
     samples: Iterable[str] = ("test",),
     progress: bool = False,
+    cache: bool = True,
 ) -> SpeechCorpus:
-    """A corpus of one's own recordings; the module says what the folder must hold. All of them are read.
+    """A corpus of one's own recordings; the module says what the folder must hold.
 
-    The fingerprint is of the options and of path, size and modification time of every file.
+    They are read once: the corpus is kept in the cache, under a name that depends on the options, on path, size and
+    modification time of every file, and on the versions of the packages that read them. So does the fingerprint.
 
     Args:
         data: the folder.
@@ -123,6 +132,7 @@ def own_speech(
         needed: splits that must not be empty.
         samples: splits whose samples are kept.
         progress: whether to show a bar.
+        cache: whether to keep the corpus; otherwise every file is read, and the cache neither read nor written.
 
     Raises:
         UserError: if a file is missing or cannot be read, a recording is silent or shorter than :data:`SHORTEST`, times
@@ -135,18 +145,23 @@ def own_speech(
         if not any(one.split == split for one in found):
             counts = ", ".join(f"{sum(one.split == part for one in found)} {part}" for part in SPLITS)
             raise UserError(f"{root}: no recording in split {split!r} ({counts}); folders train, validation, test say")
-    lines: dict[Path, dict[str, str]] = {}
-    utterances = [
-        _utterance(one, language, words, phones, one.split in kept, lines)
-        for one in tqdm(found, desc=name or root.name, unit="recording", disable=not progress)
-    ]
-    return pack(
-        name or root.resolve().name,
-        "word",
-        "annotation",
-        utterances,
-        _fingerprint(found, [language, words, phones, sorted(kept)]),
-    )
+    called = name or root.resolve().name
+    bar = tqdm(found, desc=called, unit="recording", disable=not progress)
+
+    def make(fingerprint: str) -> SpeechCorpus:
+        lines: dict[Path, dict[str, str]] = {}
+        utterances = [_utterance(one, language, words, phones, one.split in kept, lines) for one in bar]
+        return pack(called, "word", "annotation", utterances, fingerprint)
+
+    identity = {
+        "recipe": RECIPE,
+        "packages": _versions(),
+        "options": [called, language, words, phones, sorted(kept)],
+        "files": _digest(found),
+    }
+    if not cache:
+        return make(digest_of(identity))
+    return stored(re.sub(r"[^\w.-]+", "-", called).strip(".-")[:60] or "corpus", identity, make).corpus
 
 
 def has_speech(path: str | Path) -> bool:
@@ -324,8 +339,18 @@ def _spoken(segments: Sequence[Segment], path: Path, language: str) -> list[Segm
     return spoken
 
 
-def _fingerprint(found: Sequence[Recording], options: Sequence[object]) -> str:
-    digest = hashlib.sha256(repr(options).encode())
+def _versions() -> dict[str, str]:
+    """Of the packages that decide what comes out, as far as they are there: not every folder needs all."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
+def _digest(found: Sequence[Recording]) -> str:
+    """Of names, voices, splits, and size and modification time of every file."""
+    digest = hashlib.sha256()
     for one in found:
         digest.update(f"{one.name}\0{one.voice}\0{one.split}\0".encode(errors="surrogatepass"))
         for path in one.files:

@@ -3,14 +3,17 @@
 # ruff: noqa: RUF001 (letters of IPA look like others)
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
 
+from indattn.data.speech import own
 from indattn.data.speech.corpus import SPLITS
 from indattn.data.speech.features import FRAME, RATE
-from indattn.data.speech.own import has_speech, own_speech, recordings
+from indattn.data.speech.own import has_speech, own_speech
 from indattn.data.speech.textgrid import write_textgrid
 from indattn.errors import UserError
 
@@ -42,6 +45,12 @@ def recording(path, words=WORDS, phones=IPA, text=None, seconds=1.0, **more):
     write_textgrid(path.with_suffix(".TextGrid"), seconds, {"words": words, "phones": phones or []})
     if text is not None:
         path.with_suffix(".txt").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("INDATTN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -224,64 +233,25 @@ def test_the_fingerprint_is_of_files_and_options(folder, rules):
     assert own_speech(folder).fingerprint != first
 
 
-# splits --------------------------------------------------------------------------------------------------------
+def test_recordings_are_read_once(folder, cache, monkeypatch):
+    first = own_speech(folder, name="my own/1")
+    assert [path.name for path in (cache / "speech").glob("[!.]*")] == [f"my-own-1-{first.fingerprint[:12]}"]
+    fresh = own_speech(folder, name="my own/1", cache=False)
+    monkeypatch.setattr(own, "read_audio", None)
+    again = own_speech(folder, name="my own/1")
+    for one in dataclasses.fields(first):
+        for other in (fresh, again):
+            np.testing.assert_array_equal(getattr(first, one.name), getattr(other, one.name))
+    os.utime(folder / "test" / "anna" / "1.TextGrid", (1, 1))
+    with pytest.raises(TypeError):
+        own_speech(folder, name="my own/1")
 
 
-def many(root, names):
-    for name in names:
-        path = root / f"{name}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"not opened")
-        path.with_suffix(".TextGrid").write_text("not opened")
-    return {one.name: one for one in recordings(root)}
-
-
-def test_voices_are_divided_whole(tmp_path):
-    found = many(tmp_path, [f"{speaker}/{k}" for speaker in range(300) for k in range(2)])
-    assert all(found[f"{speaker}/0"].split == found[f"{speaker}/1"].split for speaker in range(300))
-    shares = [sum(one.split == split for one in found.values()) / 600 for split in SPLITS]
-    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.06)
-    half = {one.name: one.split for one in recordings(tmp_path, fractions=(0.5, 0.5, 0.0))}
-    assert set(half.values()) == {"train", "validation"}
-    few = many(tmp_path / "7", ["7/0", "7/1", "8/0", "8/1"])  # others being there or not does not matter
-    assert few["7/0"].split == found["7/0"].split
-
-
-def test_of_one_voice_recordings_are_divided(tmp_path):
-    found = many(tmp_path, [f"wavs/{k}" for k in range(100)])
-    assert {one.voice for one in found.values()} == {"wavs"}
-    assert {one.split for one in found.values()} == set(SPLITS)
-
-
-def test_train_gives_validation_where_there_is_none(tmp_path):
-    found = many(tmp_path, [f"train/{k}/a" for k in range(200)] + ["test/1/a"])
-    assert found["test/1/a"].split == "test"
-    splits = [found[f"train/{k}/a"].split for k in range(200)]
-    assert 0.03 < splits.count("validation") / 200 < 0.22
-    assert set(splits) == {"train", "validation"}
-    assert {one.split for one in recordings(tmp_path, fractions=(0, 0, 1))} == {"train", "test"}
-
-
-@pytest.mark.parametrize(
-    ("folder", "split"),
-    [
-        ("Dev-other", "validation"),
-        ("val", "validation"),
-        ("valid_2", "validation"),
-        ("TEST", "test"),
-        ("train2", "train"),
-    ],
-)
-def test_folders_that_say_the_split(tmp_path, folder, split):
-    one = many(tmp_path, [f"{folder}/eva_1", "validation/a"])[f"{folder}/eva_1"]
-    assert (one.split, one.voice) == (split, "eva")
-
-
-def test_folders_that_say_none(tmp_path):
-    found = many(tmp_path, ["testimony/1", "trainer/1", "valentin/1"])
-    assert [one.voice for one in found.values()] == ["testimony", "trainer", "valentin"]
-    with pytest.raises(UserError, match="testimony/1 is in no folder train, validation or test, but others are"):
-        many(tmp_path, ["train/2"])
+def test_what_is_refused_is_not_kept(folder, cache):
+    (folder / "test" / "anna" / "1.txt").write_text("She has it.")
+    refused(folder, "but 'has'")
+    assert not list((cache / "speech").glob("[!.]*"))
+    refused(folder, "but 'has'")
 
 
 # errors --------------------------------------------------------------------------------------------------------
