@@ -1,4 +1,4 @@
-"""`indattn data`: the corpora there are, preparing one, checking one's own, features."""
+"""`indattn data`: the corpora there are, preparing one, checking one's own pictures or speech, features."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from tqdm import tqdm
 
 from indattn.data.emoji import emoji_folder
 from indattn.data.pairs import CORPORA, SPLITS, Pairs, load_pairs
+from indattn.data.speech.corpus import SpeechCorpus
+from indattn.data.speech.features import FRAME
 from indattn.data.speech.load import SPEECH, prepare_speech, speech_place
+from indattn.data.speech.own import has_speech, own_speech
 from indattn.data.speech.store import read_corpus
 from indattn.data.tuxpaint import prepare, tuxpaint_folder
 from indattn.errors import UserError, nearest
 from indattn.tables import check_format, print_table
 
-__all__ = ["counts", "run"]
+__all__ = ["counts", "run", "speech_counts"]
 
 #: Folder, licence, and how one that is not there is got.
 KNOWN = {
@@ -116,13 +119,29 @@ def prepare_corpus(name: str, config: DictConfig, progress: bool) -> None:
 
 
 def check_corpus(data: str, config: DictConfig, progress: bool) -> None:
-    """Load a corpus, read every picture of it, print what is in it."""
+    """Load a corpus, read every picture or recording of it, print what is in it; a folder of sounds is speech."""
     if data not in CORPORA and not Path(data).exists():
         raise UserError(f"{data}: no such file or folder")
     splits = [config.splits] if isinstance(config.splits, str) else list(config.splits or [])
     for split in splits:
         if split not in SPLITS:
             raise UserError(f"splits={split}: no such split{nearest(str(split), SPLITS)}")
+    if data not in CORPORA and has_speech(data):
+        speech = own_speech(
+            data,
+            config.language,
+            config.grids,
+            config.words,
+            config.phones,
+            partial=config.partial,
+            needed=splits,
+            samples=(),
+            progress=progress,
+            cache=False,
+        )
+        rows = speech_counts(speech)
+        print_table(rows, list(rows[0]), config.format, title=f"{speech.name}: every recording can be read")
+        return
     pairs = load_pairs(data, config.images, needed=splits)
     for picture in tqdm(range(len(pairs.images)), desc=pairs.name, unit="picture", disable=not progress):
         pairs.images.read([picture], 32)
@@ -182,6 +201,21 @@ def counts(pairs: Pairs) -> list[dict[str, Any]]:
             "texts": int(np.isin(pairs.text_items, items).sum()),
             "groups": len(np.unique(pairs.groups[items])),
             "sources": len(np.unique(pairs.image_sources[np.isin(pairs.image_items, items)])),
+        }
+        for split in SPLITS
+    ]
+
+
+def speech_counts(speech: SpeechCorpus) -> list[dict[str, Any]]:
+    """Counts of each split: utterances, their words and minutes, who speaks."""
+    frames, words = np.diff(speech.frame_starts), np.diff(speech.segment_starts)
+    return [
+        {
+            "split": split,
+            "utterances": len(rows := speech.rows(split)),
+            f"{speech.unit}s": int(words[rows].sum()),
+            "minutes": round(float(frames[rows].sum()) * FRAME / 60, 2),
+            "voices": len(np.unique(speech.voices[rows])),
         }
         for split in SPLITS
     ]
