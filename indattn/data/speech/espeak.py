@@ -433,7 +433,7 @@ class _Engine:
             elif event.kind == PHONEME:
                 phone = ctypes.string_at(ctypes.addressof(event.id), 8).split(b"\0")[0].decode(errors="ignore")
                 if not phone.startswith("("):  # "(en)": by the rules of another language
-                    phone = re.sub("[\u02c8\u02cc]", "", phone)  # stress
+                    phone = re.sub("[\u02c8\u02cc]", "", phone).replace(":", "\u02d0")  # no stress; a long vowel
                     self.events.append(_Event(PHONEME, event.position, event.sample / ENGINE_RATE, phone))
         return 0
 
