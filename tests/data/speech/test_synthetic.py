@@ -15,6 +15,7 @@ pytest.importorskip("kaldi_native_fbank")
 pytest.importorskip("snowballstemmer")
 pytest.importorskip("soxr")
 
+from indattn.corpora import speech_row
 from indattn.data.speech import load, synthetic
 from indattn.data.speech.corpus import SPLITS
 from indattn.data.speech.features import FRAME, RATE, log_mel
@@ -220,4 +221,8 @@ def test_the_verb(command, kept, monkeypatch):
     assert (code, err) == (0, "")
     assert f"{kept.folder}: there already, checked in" in out
     assert "13 utterances" in out
-    assert "prepared" in command("data", "format=csv")[1]
+    row = speech_row("synthetic")
+    assert (row["state"], row["utterances"], row["test"]) == ("prepared", 13, 4)
+    (kept.folder / "names.npy").rename(kept.folder / "lost")
+    assert speech_row("synthetic")["state"] == "damaged: indattn data features synthetic"
+    (kept.folder / "lost").rename(kept.folder / "names.npy")
