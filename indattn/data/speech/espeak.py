@@ -182,8 +182,13 @@ def voices() -> Voices:
     Raises:
         UserError: if the wheel is missing.
     """
+    return Voices(tuple(sorted(_names())), tuple(sorted(os.listdir(_data() / "voices" / "!v"))))
+
+
+@functools.cache
+def _names() -> dict[str, str]:
     with _engine() as engine:
-        return Voices(tuple(sorted(engine.languages())), tuple(sorted(os.listdir(_data() / "voices" / "!v"))))
+        return engine.languages()
 
 
 def _check_voice(voice: str) -> None:
@@ -385,8 +390,7 @@ class _Engine:
 
     def choose(self, voice: str, settings: dict[str, int], seed: int) -> None:
         language, plus, variant = voice.partition("+")
-        name = self.languages().get(language, language) + plus + variant
-        if self.library.espeak_SetVoiceByName(os.fsencode(name)):
+        if self.library.espeak_SetVoiceByName(os.fsencode(_names()[language] + plus + variant)):
             raise UserError(f"voice {voice!r}: espeak-ng cannot load it")
         for setting, value in settings.items():
             self.library.espeak_SetParameter(PARAMETERS[setting][0], value, 0)
@@ -405,16 +409,17 @@ class _Engine:
         list_voices = self.library.espeak_ListVoices
         list_voices.restype = ctypes.POINTER(ctypes.POINTER(_RawVoice))
         listed = list_voices(None)
-        found: dict[str, str] = {}
+        found: dict[str, tuple[int, str]] = {}
         for row in itertools.takewhile(lambda row: bool(listed[row]), itertools.count()):
             name = os.fsdecode(listed[row].contents.identifier).replace("\\", "/").rpartition("/")[2]
             place = listed[row].contents.languages
-            while ctypes.string_at(place, 1) != b"\0":  # a byte of priority, a code, its NUL; then the next
+            # A byte of priority (the least goes first, 0 ends the list), a code, its NUL; then the next.
+            while priority := ctypes.string_at(place, 1)[0]:
                 code = ctypes.string_at(place + 1)
-                if found.get(code.decode(), "").lower() != code.decode().lower():
-                    found[code.decode()] = name
+                one = (0 if os.fsdecode(code).lower() == name.lower() else priority, name)
+                found[os.fsdecode(code)] = min(one, found.get(os.fsdecode(code), one))
                 place += len(code) + 2
-        return found
+        return {code: name for code, (_, name) in found.items()}
 
     def _receive(self, samples: int | None, count: int, events: Any) -> int:
         if count > 0:

@@ -166,10 +166,12 @@ def test_bad_input(call, message):
 def test_without_the_wheel(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     monkeypatch.setattr(espeak, "_loaded", None)
-    voices.cache_clear()
+    for known in (voices, espeak._names):
+        monkeypatch.setattr(espeak, known.__name__, known.__wrapped__)
     with pytest.raises(UserError, match=r"indattn\[speech\]"):
-        voices()
-    voices.cache_clear()
+        say("a")
+    with pytest.raises(UserError, match=r"indattn\[speech\]"):
+        phones(["a"], "en-us")
 
 
 def test_every_listed_language_loads(capfd):
