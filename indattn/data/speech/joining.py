@@ -144,7 +144,7 @@ def join(phrases: Sequence[Sequence[NDArray[np.float32]]], draw: np.random.Gener
     over = times[1:, 0] < times[:-1, 1]
     times[1:, 0], times[:-1, 1] = np.where(over, middle, times[1:, 0]), np.where(over, middle, times[:-1, 1])
     centres = (ends[:-1] + starts[1:]) / 2 / RATE
-    names = np.array([piece.cut for piece in made])
+    names = np.array([piece.cut for piece in made], object)
     names[names == "start"] = "joint"
     names[first] = "boundary"
     splices = tuple(map(Splice, centres.tolist(), names[1:].tolist(), recordings[1:].tolist()))

@@ -68,14 +68,16 @@ class Places:
 
     def exchanged(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """False splices, and the same with the right side of one in another recording of the same utterance."""
-        rows = np.flatnonzero(np.isin(self.kinds, FALSE))
-        same = self.utterances[rows, None] == self.utterances[rows]
-        other = same & (self.recordings[rows, None] != self.recordings[rows])
-        rows, other = rows[other.any(axis=1)], other[other.any(axis=1)]
-        # the next one of another recording, round about: each is taken about once
-        order = (np.arange(other.shape[1]) - np.arange(len(rows))[:, None]) % other.shape[1]
-        partner = np.flatnonzero(np.isin(self.kinds, FALSE))[np.where(other, order, other.shape[1]).argmin(axis=1)]
-        mixed = np.concatenate([self.windows[rows, : AROUND + 1], self.windows[partner, AROUND + 1 :]], axis=1)
+        false = np.isin(self.kinds, FALSE)
+        rows, partners = [], []
+        for number in np.unique(self.utterances[false]):
+            here = np.flatnonzero(false & (self.utterances == number))
+            for place, row in enumerate(here):
+                after = np.roll(here, -place)
+                other = after[self.recordings[after] != self.recordings[row]]
+                rows += [row] * bool(len(other))
+                partners += other[:1].tolist()
+        mixed = np.concatenate([self.windows[rows, : AROUND + 1], self.windows[partners, AROUND + 1 :]], axis=1)
         return self.windows[rows][:MOST], mixed[:MOST]
 
 
