@@ -65,6 +65,9 @@ LEVEL = 0.05
 BLOCK = 80
 """Samples of a block of :func:`levels`: 5 ms."""
 
+HARMONICS = 1000
+"""Hz up to which :func:`pitch` hears."""
+
 COLUMNS = ("name", "language", "caption", "english", "key", "split", "start", "stop")
 
 
@@ -109,9 +112,8 @@ def load_clips() -> list[Clip]:
     try:
         with (folder / "clips.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        sound = {
-            language: _decoded(folder / f"{language}.flac", "int16")[0][:, 0] for language in (*LANGUAGES, HELD_OUT)
-        }
+        languages = {row["language"] for row in rows}
+        sound = {language: _decoded(folder / f"{language}.flac", "int16")[0][:, 0] for language in languages}
         for row in rows:
             samples = sound[row["language"]][int(row["start"]) : int(row["stop"])]
             if len(samples) != int(row["stop"]) - int(row["start"]):
@@ -252,6 +254,8 @@ def levels(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     raised = np.append(samples[:1], samples[1:] - np.float32(0.95) * samples[:-1])
     count = len(raised) // BLOCK
+    if not count:
+        return np.zeros(0, np.float32)
     power = 10 * np.log10(np.square(raised[: count * BLOCK].reshape(count, BLOCK)).mean(1) + 1e-12)
     return (power - np.sort(power)[-4:].mean()).astype(np.float32)
 
@@ -277,8 +281,13 @@ def speech(samples: NDArray[np.float32]) -> tuple[int, int]:
 
 
 def pitch(samples: NDArray[np.float32]) -> float:
-    """Median pitch of the loud voiced windows, by autocorrelation, 60 to 400 Hz; NaN where nothing is voiced."""
-    size, longest = 640, RATE // 60
+    """Median pitch of the loud voiced windows, by autocorrelation, 60 to 400 Hz; NaN where nothing is voiced.
+
+    As P. Boersma does (Proceedings of the Institute of Phonetic Sciences 17, 1993): divided by the autocorrelation of
+    the window, and an octave lower costs a little, or else twice a period would be as good as one.
+    """
+    size = 640
+    lags = np.arange(RATE // 400, RATE // 60)
     shape = np.hanning(size).astype(np.float32)
     if len(samples) < size:
         return float("nan")
@@ -287,12 +296,15 @@ def pitch(samples: NDArray[np.float32]) -> float:
     windows = windows[power > 0.03 * power.max(initial=0)]
 
     def autocorrelation(signal: NDArray[np.float32]) -> NDArray[Any]:
-        return np.fft.irfft(np.abs(np.fft.rfft(signal, 2048)) ** 2)[..., :longest]
+        power = np.abs(np.fft.rfft(signal, 2048)) ** 2
+        power[..., HARMONICS * 2048 // RATE :] = 0  # what is higher varies too much from one lag to the next
+        correlation = np.fft.irfft(power)
+        return correlation[..., lags] / correlation[..., :1]
 
     found = autocorrelation(windows) / autocorrelation(shape)
-    found = found[:, RATE // 400 :] / found[:, :1]
-    voiced = found.max(1, initial=0) > 0.6
-    return float(np.median(RATE / (found[voiced].argmax(1) + RATE // 400))) if voiced.any() else float("nan")
+    best = (found - 0.05 * np.log2(lags)).argmax(1)
+    voiced = found[np.arange(len(found)), best] > 0.6
+    return float(np.median(RATE / lags[best[voiced]])) if voiced.any() else float("nan")
 
 
 def _speech_of(path: Path) -> NDArray[np.int16]:
@@ -352,7 +364,9 @@ def _write(clips: Sequence[Clip], left: Counter[str], folder: Path, package: str
     counts = []
     for language in (*LANGUAGES, HELD_OUT):
         samples = [clip.samples for clip in clips if clip.language == language]
-        joined = np.concatenate([*samples, np.zeros(0, np.int16)])
+        if not samples:
+            continue
+        joined = np.concatenate(samples)
         soundfile.write(folder / f"{language}.flac", joined, RATE, subtype="PCM_16")
         counts.append(f"{language}: {len(samples)} clips, {len(joined) / RATE / 60:.1f} min")
     (folder / "README.txt").write_text(

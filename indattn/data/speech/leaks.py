@@ -31,11 +31,14 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
+from tqdm import tqdm
 
+from indattn.data.speech.clips import load_clips
 from indattn.data.speech.features import FRAME, STEP, log_mel
+from indattn.data.speech.human import Recipe, draw
 from indattn.data.speech.joining import Joined
 
-__all__ = ["auc", "detect", "leaks", "longest_pauses", "matched", "places"]
+__all__ = ["Places", "auc", "check", "detect", "leaks", "matched", "places", "without_text"]
 
 AROUND = 15
 """Frames on either side of a place that a detector hears."""
@@ -81,7 +84,7 @@ class Places:
         return self.windows[rows][:MOST], mixed[:MOST]
 
 
-def places(utterances: Sequence[Joined], draw: np.random.Generator) -> Places:
+def places(utterances: Sequence[Joined], chance: np.random.Generator) -> Places:
     """All splices of some utterances, the silences that are none, and as many frames anywhere as there are splices."""
     windows, kinds, numbers, recordings = [], [], [], []
     for number, one in enumerate(utterances):
@@ -90,15 +93,19 @@ def places(utterances: Sequence[Joined], draw: np.random.Generator) -> Places:
         quiet = _quiet(frames)
         inside = (quiet * FRAME > one.times[0, 0] + 0.1) & (quiet * FRAME < one.times[-1, 1] - 0.1)
         quiet = quiet[inside & (np.abs(quiet[:, None] - at).min(axis=1, initial=len(frames)) > AROUND)]
-        anywhere = draw.integers(0, len(frames), len(at))
-        padded = np.pad(frames, ((AROUND, AROUND), (0, 0)), mode="edge")
+        anywhere = chance.integers(0, len(frames), len(at))
         rows = np.concatenate([at, quiet, anywhere])
-        windows.append(padded[rows[:, None] + np.arange(2 * AROUND + 1)])
+        windows.append(_windows(frames, rows))
         kinds += [splice.kind for splice in one.splices] + ["quiet"] * len(quiet) + ["frame"] * len(anywhere)
         recordings += [splice.recording for splice in one.splices] + [-1] * (len(rows) - len(at))
         numbers += [number] * len(rows)
-    decibels = np.concatenate(windows).astype(np.float32) * np.float32(STEP)
-    return Places(decibels, np.array(kinds), np.array(numbers), np.array(recordings))
+    return Places(np.concatenate(windows), np.array(kinds), np.array(numbers), np.array(recordings))
+
+
+def _windows(frames: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """``(len(rows), 31, 80)`` in dB, the first and last frame repeated beyond the ends."""
+    padded = np.pad(frames, ((AROUND, AROUND), (0, 0)), mode="edge")
+    return padded[rows[:, None] + np.arange(2 * AROUND + 1)].astype(np.float32) * np.float32(STEP)
 
 
 def _quiet(frames: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -166,50 +173,105 @@ def detect(
     return score
 
 
+COMPARISONS: dict[str, Callable[[Places], tuple[NDArray[np.float32], NDArray[np.float32]]]] = {
+    "boundary, any frame": lambda part: (part.of("boundary"), part.of("frame")),
+    "boundary, matched false splice": lambda part: matched(part.of("boundary"), part.of("pause", "silence")),
+    "boundary, joint": lambda part: (part.of("boundary"), part.of("joint")),
+    "false splice, matched silence": lambda part: matched(part.of("pause", "silence"), part.of("quiet")),
+    "sides of a splice, sides of two": Places.exchanged,
+}
+
+
 def leaks(train: Sequence[Joined], test: Sequence[Joined]) -> list[dict[str, Any]]:
-    """A row a comparison: ``comparison``, ``train`` and ``test`` (places), ``AUC`` of a detector on the test split."""
-    draw = np.random.default_rng(0)
-    learn, held = places(train, draw), places(test, draw)
-    comparisons: dict[str, Callable[[Places], tuple[NDArray[np.float32], NDArray[np.float32]]]] = {
-        "boundary, any frame": lambda part: (part.of("boundary"), part.of("frame")),
-        "boundary, matched false splice": lambda part: matched(part.of("boundary"), part.of("pause", "silence")),
-        "boundary, joint": lambda part: (part.of("boundary"), part.of("joint")),
-        "false splice, matched silence": lambda part: matched(part.of("pause", "silence"), part.of("quiet")),
-        "sides of a splice, sides of two": Places.exchanged,
-    }
+    """A row a comparison: ``places``, ``train`` and ``test`` (their numbers), ``AUC`` of a detector on the latter."""
+    chance = np.random.default_rng(0)
+    learn, held = places(train, chance), places(test, chance)
     rows = []
-    for name, chosen in comparisons.items():
+    for name, chosen in COMPARISONS.items():
         pair, held_pair = chosen(learn), chosen(held)
         score = detect(*pair)
         rows.append(
             {
-                "comparison": name,
+                "places": name,
                 "train": sum(map(len, pair)),
                 "test": sum(map(len, held_pair)),
-                "AUC": auc(*map(score, held_pair)),
+                "AUC": round(auc(*map(score, held_pair)), 3),
             }
         )
     return rows
 
 
-def longest_pauses(utterances: Sequence[Joined]) -> dict[str, float]:
-    """The baseline that takes the longest pauses for the boundaries: errors in seconds, and shares."""
-    errors = []
-    for one in utterances:
+def without_text(train: Sequence[Joined], test: Sequence[Joined]) -> list[dict[str, Any]]:
+    """What finds boundaries without the text, but with the number of them.
+
+    Returns:
+        A row a method: the longest pauses, the silences that a detector of boundaries finds likeliest, and silences
+        drawn by chance. ``median`` and ``mean`` are of the errors in seconds; ``within 50 ms`` is the share of
+        boundaries that is found, and so of guesses that are right; ``joints`` the share of guesses that are within
+        50 ms of a joint.
+    """
+    chance = np.random.default_rng(0)
+    learn = places(train, chance)
+    score = detect(learn.of("boundary"), learn.of("frame", "quiet", *FALSE))
+    errors: dict[str, list[NDArray[np.float64]]] = {}
+    joints: dict[str, list[NDArray[np.bool_]]] = {}
+    for one in test:
         frames = log_mel(one.samples)
-        level = np.convolve(frames.mean(axis=1) * STEP, np.ones(3) / 3, mode="same")
-        first, last = (one.times[[0, -1], [0, 1]] / FRAME).astype(int)
-        soft = level[first:last] < np.percentile(level, 5) + 6
-        changes = np.flatnonzero(np.diff(np.concatenate([[False], soft, [False]])))
-        begins, ends = changes[::2], changes[1::2]
-        order = np.argsort(begins - ends, kind="stable")[: len(one.times) - 1]
-        guesses = np.sort((begins[order] + ends[order]) / 2 + first) * FRAME
+        soft, lengths = _pauses(frames)
+        middles = _quiet(frames)
+        inside = (middles * FRAME > one.times[0, 0] + 0.1) & (middles * FRAME < one.times[-1, 1] - 0.1)
+        middles = middles[inside]
+        count = len(one.times) - 1
+        guessed = {
+            "longest pauses": soft[np.argsort(-lengths, kind="stable")][:count],
+            "likeliest silences": middles[np.argsort(-score(_windows(frames, middles)), kind="stable")][:count],
+            "any silences": chance.permutation(middles)[:count],
+        }
         truth = (one.times[:-1, 1] + one.times[1:, 0]) / 2
-        guesses = np.append(guesses, np.full(len(truth) - len(guesses), one.times[-1, 1]))
-        errors.append(np.abs(np.sort(guesses) - truth))
-    error = np.concatenate(errors)
-    return {
-        "median": float(np.median(error)),
-        "mean": float(error.mean()),
-        "within 50 ms": float((error < 0.05).mean()),
-    }
+        others = np.array([splice.time for splice in one.splices if splice.kind == "joint"])
+        for method, guess in guessed.items():
+            times = np.append((guess + 0.5) * FRAME, np.full(count - len(guess), one.times[-1, 1]))
+            errors.setdefault(method, []).append(np.abs(np.sort(times) - truth))
+            near = np.abs(times[:, None] - others).min(axis=1, initial=np.inf) < 0.05
+            joints.setdefault(method, []).append(near)
+    rows = []
+    for method, parts in errors.items():
+        error = np.concatenate(parts)
+        rows.append(
+            {
+                "places": method,
+                "median": round(float(np.median(error)), 3),
+                "mean": round(float(error.mean()), 3),
+                "within 50 ms": round(float((error < 0.05).mean()), 3),
+                "joints": round(float(np.concatenate(joints[method]).mean()), 3),
+            }
+        )
+    return rows
+
+
+def _pauses(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Middles, in frames, and lengths of the stretches that are within 6 dB of the noise, not at the ends."""
+    level = np.convolve(frames.mean(axis=1) * STEP, np.ones(3) / 3, mode="same")
+    soft = level < np.percentile(level, 5) + 6
+    changes = np.flatnonzero(np.diff(np.concatenate([[False], soft, [False]]).astype(np.int8)))
+    begins, ends = changes[::2], changes[1::2]
+    inner = (begins > 0) & (ends < len(frames))
+    return (begins[inner] + ends[inner] - 1) / 2, (ends - begins)[inner]
+
+
+def check(progress: bool = True, counts: tuple[int, int] = (800, 400)) -> list[dict[str, Any]]:
+    """:func:`leaks` and :func:`without_text` of the first utterances of the human corpus. About two minutes.
+
+    Args:
+        progress: whether to show a bar.
+        counts: utterances of the train and of the test split.
+
+    Raises:
+        UserError: if the recordings are not prepared, or a package is missing.
+    """
+    recipe, clips = Recipe(), load_clips()
+    todo = [(split, row) for split, count in zip(("train", "test"), counts, strict=True) for row in range(count)]
+    bar = tqdm(todo, desc="human", unit="utterance", disable=not progress)
+    made = [draw(clips, split, row, recipe)[1] for split, row in bar]
+    train, test = made[: counts[0]], made[counts[0] :]
+    return [*leaks(train, test), *without_text(train, test)]
