@@ -302,7 +302,7 @@ def pitch(samples: NDArray[np.float32]) -> float:
         return correlation[..., lags] / correlation[..., :1]
 
     found = autocorrelation(windows) / autocorrelation(shape)
-    best = (found - 0.05 * np.log2(lags)).argmax(1)
+    best = (found - 0.1 * np.log2(lags)).argmax(1)
     voiced = found[np.arange(len(found)), best] > 0.6
     return float(np.median(RATE / lags[best[voiced]])) if voiced.any() else float("nan")
 
