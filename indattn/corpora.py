@@ -14,11 +14,13 @@ from tqdm import tqdm
 
 from indattn.data.emoji import emoji_folder
 from indattn.data.pairs import CORPORA, SPLITS, Pairs, load_pairs
+from indattn.data.speech import human
+from indattn.data.speech.clips import clips_folder, load_clips, prepare_clips
 from indattn.data.speech.corpus import SpeechCorpus
 from indattn.data.speech.features import FRAME
 from indattn.data.speech.load import SPEECH, prepare_speech, speech_place
 from indattn.data.speech.own import has_speech, own_speech
-from indattn.data.speech.store import read_corpus
+from indattn.data.speech.store import Stored, read_corpus
 from indattn.data.tuxpaint import prepare, tuxpaint_folder
 from indattn.errors import UserError, nearest
 from indattn.tables import check_format, print_table
@@ -108,18 +110,31 @@ def prepare_corpus(name: str, config: DictConfig, progress: bool) -> None:
     if name == "emoji":
         print("emoji: shipped, nothing to prepare")
         return
-    if name != "tuxpaint":
-        raise UserError(f"data prepare {name}: no such corpus{nearest(name, CORPORA)}")
-    if tuxpaint_folder().is_dir() and not config.force:
-        print(f"{tuxpaint_folder()}: there already (force=true prepares it anew)")
-        return
-    print(
-        f"{prepare(config.file, progress)}: {len(load_pairs(name).images)} pictures with captions; see README.txt in it"
-    )
+    if name not in TO_GET:
+        raise UserError(f"data prepare {name}: no such corpus{nearest(name, [*KNOWN, *TO_GET])}")
+    folder_of, get, content = TO_GET[name]
+    if folder_of().is_dir() and not config.force:
+        print(f"{folder_of()}: there already (force=true prepares it anew)")
+    else:
+        print(f"{get(config.file, progress)}: {content()}; see README.txt in it")
+    if name == "human":
+        print_speech(lambda: human.prepare(progress))
+
+
+TO_GET: dict[str, tuple[Callable[[], Path], Callable[[str | None, bool], Path], Callable[[], str]]] = {
+    "tuxpaint": (tuxpaint_folder, prepare, lambda: f"{len(load_pairs('tuxpaint').images)} pictures with captions"),
+    "human": (clips_folder, prepare_clips, lambda: f"{len(load_clips())} recordings with captions"),
+}
+"""What is not shipped: its folder, what gets it, what is in it."""
 
 
 def check_corpus(data: str, config: DictConfig, progress: bool) -> None:
-    """Load a corpus, read every picture or recording of it, print what is in it; a folder of sounds is speech."""
+    """Load a corpus, read every picture or recording of it, print what is in it; a folder of sounds is speech.
+
+    Of human speech joined to utterances, what tells its boundaries.
+    """
+    if data == "human":
+        return check_human(config, progress)
     if data not in CORPORA and not Path(data).exists():
         raise UserError(f"{data}: no such file or folder")
     splits = [config.splits] if isinstance(config.splits, str) else list(config.splits or [])
@@ -149,6 +164,17 @@ def check_corpus(data: str, config: DictConfig, progress: bool) -> None:
     print_table(rows, list(rows[0]), config.format, title=f"{pairs.name}: every picture can be read")
 
 
+def check_human(config: DictConfig, progress: bool) -> None:
+    """Print what sound alone tells of the boundaries of human speech."""
+    from indattn.data.speech.leaks import check  # imports torch
+    from indattn.environment import set_threads
+
+    set_threads("auto")
+    rows = check(progress)
+    columns = list(dict.fromkeys(column for line in rows for column in line))
+    print_table(rows, columns, config.format, title="What sound alone tells of the boundaries of human speech")
+
+
 def make_features(data: str, config: DictConfig, progress: bool) -> None:
     """Compute a corpus's features, or find them there, and print how much that is; speech is made by it."""
     if data in SPEECH:
@@ -171,9 +197,14 @@ def make_features(data: str, config: DictConfig, progress: bool) -> None:
 
 
 def make_speech(name: str, progress: bool) -> None:
-    """Make a corpus of speech with its features, or find it there, and print how much that is."""
+    """Make a corpus of speech with its features, or find it there."""
+    print_speech(lambda: prepare_speech(name, progress))
+
+
+def print_speech(make: Callable[[], Stored]) -> None:
+    """Make a corpus of speech and print how much that is."""
     began = time.perf_counter()
-    found = prepare_speech(name, progress)
+    found = make()
     seconds = time.perf_counter() - began
     speech = found.corpus
     print(

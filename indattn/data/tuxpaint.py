@@ -147,13 +147,23 @@ def fetch(folder: Path) -> Path:
     return found[0]
 
 
-def unpack(deb: Path, folder: Path, progress: bool = False) -> None:
+def unpack(
+    deb: Path, folder: Path, progress: bool = False, stamp: str = r".+\.png", what: str = "Tux Paint stamps"
+) -> None:
     """Write the pictures and texts of a package, below ``folder``, and its ``copyright``.
 
+    Args:
+        deb: the package.
+        folder: where to.
+        progress: whether to show a bar.
+        stamp: regular expression of the files wanted besides the texts: paths below the folder of stamps.
+        what: what these are, for messages.
+
     Raises:
-        UserError: if the file is no such package.
+        UserError: if the file is no such package, or has no file that is wanted.
     """
-    wanted = re.compile(r"(?:\./)?usr/share/(?:tuxpaint/stamps/(.+\.(?:png|txt))|doc/[^/]+/(copyright))")
+    wanted = re.compile(rf"(?:\./)?usr/share/(?:tuxpaint/stamps/({stamp}|.+\.txt)|doc/[^/]+/(copyright))")
+    found = False
     try:
         with _tar(deb) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
             for member in tqdm(archive, desc="unpack", unit="file", disable=not progress):
@@ -166,12 +176,13 @@ def unpack(deb: Path, folder: Path, progress: bool = False) -> None:
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content.read())
+                found |= re.fullmatch(stamp, match[1] or "") is not None
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise UserError(f"{deb}: no Debian package that can be read ({error})") from error
     except FileNotFoundError as error:
         raise UserError(f"{deb}: no such file") from error
-    if not any(folder.rglob("*.png")):
-        raise UserError(f"{deb}: has no Tux Paint stamps; {PACKAGE} is the package that does ({WHERE})")
+    if not found:
+        raise UserError(f"{deb}: has no {what}; {PACKAGE} is the package that does ({WHERE})")
 
 
 @contextmanager

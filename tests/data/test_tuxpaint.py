@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
-import tarfile
 
 import numpy as np
 import pytest
+from debs import STAMPS
+from debs import write_deb as write
 from PIL import Image
 
 from indattn.data import tuxpaint
 from indattn.data.pairs import load_pairs
 from indattn.data.tuxpaint import PACKAGE, flatness, prepare, stamps, unpack
 from indattn.errors import UserError
-
-STAMPS = "./usr/share/tuxpaint/stamps/"
 
 
 def png(seed, size=(300, 150), grain=True):
@@ -55,35 +54,9 @@ FILES = {
 }
 
 
-def write_deb(path, files=None, compression="xz", name="data.tar"):
-    """A Debian package: an ar archive of a version, a control archive and the archive of files."""
-
-    def tar(content, kind):
-        file = io.BytesIO()
-        with tarfile.open(fileobj=file, mode=f"w:{kind}") as archive:
-            for name, data in content.items():
-                member = tarfile.TarInfo(name)
-                data = data.encode() if isinstance(data, str) else data
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-        return file.getvalue()
-
-    files = {STAMPS + name: data for name, data in FILES.items()} if files is None else files
-    copyright_ = {f"./usr/share/doc/{PACKAGE}/copyright": "GPL-2\n"}
-    parts = {
-        "debian-binary": b"2.0\n",
-        "control.tar.gz": tar({"./control": f"Package: {PACKAGE}\nVersion: 1\nArchitecture: all\n"}, "gz"),
-        f"{name}.{compression}": tar({**copyright_, **files}, compression if compression != "zst" else "xz"),
-    }
-    with path.open("wb") as file:
-        file.write(b"!<arch>\n")
-        for part, data in parts.items():
-            file.write(
-                f"{part:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode()
-                + data
-                + b"\n" * (len(data) % 2)
-            )
-    return path
+def write_deb(path, files=None, **how):
+    """A package with these files, by default all of :data:`FILES`."""
+    return write(path, {STAMPS + name: data for name, data in FILES.items()} if files is None else files, **how)
 
 
 @pytest.fixture

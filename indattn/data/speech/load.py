@@ -30,6 +30,7 @@ class Known:
 
 SPEECH = {
     "synthetic": Known("indattn.data.speech.synthetic", "made here from Unicode-3.0 words by espeak-ng (GPL-3)"),
+    "human": Known("indattn.data.speech.human", "GPL-2"),
 }
 """Those that have a name. Another is one line here, and a module."""
 
