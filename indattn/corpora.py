@@ -1,4 +1,4 @@
-"""`indattn data`: the corpora of pictures and texts there are, preparing one, checking one's own, features."""
+"""`indattn data`: the corpora there are, preparing one, checking one's own, features."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from indattn.data.emoji import emoji_folder
 from indattn.data.pairs import CORPORA, SPLITS, Pairs, load_pairs
+from indattn.data.speech.load import SPEECH, prepare_speech, speech_place
+from indattn.data.speech.store import read_corpus
 from indattn.data.tuxpaint import prepare, tuxpaint_folder
 from indattn.errors import UserError, nearest
 from indattn.tables import check_format, print_table
@@ -25,7 +27,7 @@ KNOWN = {
     "emoji": (emoji_folder, "Apache-2.0, CC-BY-4.0, CC-BY-SA-4.0, MIT, Unicode-3.0", None),
     "tuxpaint": (tuxpaint_folder, "GPL-2", "indattn data prepare tuxpaint"),
 }
-COLUMNS = ["corpus", "pictures", "texts", *SPLITS, "megabytes", "licence", "state", "folder"]
+COLUMNS = ["corpus", "pictures", "texts", "utterances", "hours", *SPLITS, "megabytes", "licence", "state", "folder"]
 
 
 def run(config: DictConfig) -> None:
@@ -36,7 +38,8 @@ def run(config: DictConfig) -> None:
     progress = sys.stderr.isatty() if config.progress == "auto" else config.progress
     words = [str(word) for word in config.data] if isinstance(config.data, ListConfig) else [str(config.data)]
     if not words:
-        print_table([row(name) for name in CORPORA], COLUMNS, config.format, title="Items are concepts or pictures")
+        rows = [*map(row, CORPORA), *map(speech_row, SPEECH)]
+        print_table(rows, COLUMNS, config.format, title="Items are concepts, pictures or utterances")
         return
     verb, *rest = words
     if verb not in VERBS:
@@ -58,15 +61,43 @@ def row(name: str) -> dict[str, Any]:
         pairs = load_pairs(name)
     except UserError:
         return {**line, "state": f"damaged: {how} force=true" if how else "damaged: install the package again"}
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {
         **line,
         "pictures": len(pairs.images),
         "texts": len(pairs.texts),
         **{split: len(pairs.items(split)) for split in SPLITS},
-        "megabytes": round(size / 1e6, 1),
+        "megabytes": round(_bytes(folder) / 1e6, 1),
         "state": "prepared" if how else "shipped",
     }
+
+
+def speech_row(name: str) -> dict[str, Any]:
+    """A corpus of speech in one line."""
+    line: dict[str, Any] = {"corpus": name, "licence": SPEECH[name].licence}
+    how = f"indattn data features {name}"
+    try:
+        folder = speech_place(name)
+    except UserError:
+        return {**line, "state": "to make: pip install 'indattn[speech]'"}
+    line["folder"] = str(folder)
+    if not folder.is_dir():
+        return {**line, "state": f"to make: {how}"}
+    try:
+        speech = read_corpus(folder)
+    except UserError:
+        return {**line, "state": f"damaged: {how}"}
+    return {
+        **line,
+        "utterances": len(speech),
+        "hours": round(speech.seconds() / 3600, 2),
+        **{split: len(speech.rows(split)) for split in SPLITS},
+        "megabytes": round(_bytes(folder) / 1e6, 1),
+        "state": "prepared",
+    }
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def prepare_corpus(name: str, config: DictConfig, progress: bool) -> None:
@@ -100,22 +131,36 @@ def check_corpus(data: str, config: DictConfig, progress: bool) -> None:
 
 
 def make_features(data: str, config: DictConfig, progress: bool) -> None:
-    """Compute a corpus's features, or find them there, and print how much that is."""
+    """Compute a corpus's features, or find them there, and print how much that is; speech is made by it."""
+    if data in SPEECH:
+        return make_speech(data, progress)
     from indattn.data.frozen import frozen_features  # imports torch
     from indattn.environment import set_threads
 
     if data not in CORPORA and not Path(data).exists():
-        raise UserError(f"{data}: no such corpus, file or folder{nearest(data, CORPORA)}")
+        raise UserError(f"{data}: no such corpus, file or folder{nearest(data, [*CORPORA, *SPEECH])}")
     pairs = load_pairs(data, config.images, needed=())
     set_threads("auto")
     began = time.perf_counter()
     features = frozen_features(pairs, progress)
     seconds = time.perf_counter() - began
-    size = sum(path.stat().st_size for path in features.folder.iterdir())
     print(
         f"{features.folder}: {'made' if features.made else 'there already, checked'} in {seconds:.1f} s: "
         f"{len(pairs.images):,} pictures, {len(pairs.texts):,} texts of {features.text_starts[-1]:,} tokens, "
-        f"{size / 1e6:.1f} MB"
+        f"{_bytes(features.folder) / 1e6:.1f} MB"
+    )
+
+
+def make_speech(name: str, progress: bool) -> None:
+    """Make a corpus of speech with its features, or find it there, and print how much that is."""
+    began = time.perf_counter()
+    found = prepare_speech(name, progress)
+    seconds = time.perf_counter() - began
+    speech = found.corpus
+    print(
+        f"{found.folder}: {'made' if found.made else 'there already, checked'} in {seconds:.1f} s: "
+        f"{len(speech):,} utterances, {speech.seconds() / 3600:.2f} hours, {len(speech.segments):,} {speech.unit}s, "
+        f"{len(np.unique(speech.voices)):,} voices, {_bytes(found.folder) / 1e6:.1f} MB"
     )
 
 

@@ -166,11 +166,12 @@ keys
     ),
     "data": Verb(
         "indattn.corpora:run",
-        "list corpora of pictures and texts, get one, check your own, compute features",
+        "list corpora, get one, check your own, compute features",
         """usage: indattn data                                    what there is: items, splits, size, licence, where
        indattn data prepare tuxpaint [file=PATH]       get a corpus that is not shipped, into the cache
        indattn data check PATH [images=FOLDER]         read all of your own pictures and texts, count them
        indattn data features NAME|PATH [images=FOLDER] compute what pretrained encoders see, ahead of training
+       indattn data features synthetic                 make the corpus of synthetic speech, ahead of training
 
 your own
   a folder            pictures, each with a text file of the same stem (crow.jpg, crow.txt), one caption a line
@@ -187,6 +188,7 @@ examples
   indattn data check dataset_flickr30k.json images=flickr30k-images
   indattn data check birds.csv splits=[test]              a corpus to test on alone
   indattn data features emoji                             needs pip install 'indattn[retrieval]'; two minutes, 472 MB
+  indattn data features synthetic                         needs pip install 'indattn[speech]'; a minute or two, 160 MB
 
 What is wrong is said in one line with file and row. Prepared corpora and features lie in $INDATTN_CACHE, or else in
 the system's folder for caches.
@@ -195,7 +197,7 @@ keys
   file=PATH  force=true  (of prepare)    images=FOLDER  (of check, features)    splits=[...]  (of check)
   format=table|csv|json  progress=auto|true|false""",
         "data",
-        words=("prepare", "check", "features", "emoji", "tuxpaint"),
+        words=("prepare", "check", "features", "emoji", "tuxpaint", "synthetic"),
     ),
 }
 

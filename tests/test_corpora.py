@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from indattn import corpora
+from indattn.data.speech.load import SPEECH
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def birds(tmp_path):
 def test_the_corpora_there_are(command, cache):
     code, out, err = command("data", "format=json")
     assert (code, err) == (0, "")
-    emoji, stamps = json.loads(out)
+    emoji, stamps, *speech = json.loads(out)
     assert emoji["pictures"] == 4 * emoji["texts"] > 6000
     assert emoji["train"] + emoji["validation"] + emoji["test"] == emoji["texts"]
     assert emoji["state"] == "shipped"
@@ -41,6 +42,8 @@ def test_the_corpora_there_are(command, cache):
     assert stamps["state"] == "to get: indattn data prepare tuxpaint"
     assert stamps["pictures"] is None
     assert stamps["folder"] == str(cache / "tuxpaint")
+    assert [row["corpus"] for row in speech] == list(SPEECH)
+    assert all(row["state"].startswith("to ") for row in speech)
     assert not cache.exists()
     (cache / "tuxpaint").mkdir(parents=True)
     assert "damaged: indattn data prepare tuxpaint force=true" in command("data")[1]

@@ -53,6 +53,7 @@ __all__ = [
     "SIZES",
     "SPLITS",
     "Emoji",
+    "concepts",
     "emoji_folder",
     "load_emoji",
     "near_identical",
@@ -133,7 +134,7 @@ def load_emoji(size: int = 32, folder: Path | None = None) -> Emoji:
         raise UserError(f"emoji: size={size}: must be {' or '.join(map(str, SIZES))} (pixels)")
     folder = emoji_folder() if folder is None else folder
     hashes = _hashes(folder)
-    rows = list(csv.DictReader(io.StringIO(_read(folder, "concepts.csv", hashes).decode())))
+    rows = concepts(folder)
     count = len(rows)
     images = np.empty((count, len(ARTISTS), size, size, 3), np.uint8)
     for artist, name in enumerate(ARTISTS):
@@ -150,6 +151,16 @@ def load_emoji(size: int = 32, folder: Path | None = None) -> Emoji:
         groups=np.array([int(row["group"]) for row in rows], np.int64),
         splits=np.array([row["split"] for row in rows]),
     )
+
+
+def concepts(folder: Path | None = None) -> list[dict[str, str]]:
+    """Rows of ``concepts.csv`` by :data:`FIELDS`, without the drawings.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    folder = emoji_folder() if folder is None else folder
+    return list(csv.DictReader(io.StringIO(_read(folder, "concepts.csv", _hashes(folder)).decode())))
 
 
 def sheet_drawings(sheet: bytes, count: int, size: int) -> NDArray[np.uint8]:

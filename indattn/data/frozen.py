@@ -26,13 +26,9 @@ otherwise, the last bits of the encoders' sums may differ, and with them single 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
+import dataclasses
 import os
 import re
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,12 +38,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from indattn.data.cache import cache_dir
+from indattn.data.cache import cache_dir, cached, damage, digest_of, manifest
 from indattn.data.pairs import Pairs
 from indattn.errors import UserError
 
@@ -68,8 +63,8 @@ MARGIN = 0.1
 TEXT_WIDTH, TEXT_TOKENS = 384, 64
 IMAGE_BATCH, TEXT_BATCH = 16, 64
 
-ARRAYS = ("images", "codes", "texts", "starts")
-"""Files of a folder of features, each ``.npy``."""
+FILES = ("images.npy", "codes.npy", "texts.npy", "starts.npy")
+"""Of a folder of features, beside its manifest."""
 
 
 @dataclass(frozen=True)
@@ -151,24 +146,10 @@ def frozen_features(pairs: Pairs, progress: bool = True) -> FrozenFeatures:
     """
     known = _identity(pairs)
     folder = _folder(pairs, known)
-    found = _read(folder, known)
-    if isinstance(found, FrozenFeatures):
-        return found
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
-            found = _read(folder, known)
-            if isinstance(found, FrozenFeatures):  # made by another process meanwhile
-                return found
-            if found is not None:
-                print(f"{folder}: damaged features ({found}), made anew", file=sys.stderr)
-            _make(pairs, folder, known, progress)
-            found = _read(folder, known, made=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
-    if not isinstance(found, FrozenFeatures):
-        raise UserError(f"{folder}: damaged as soon as it was written ({found}); is the disk sound?")
-    return found
+    features, made = cached(
+        folder, "features", lambda: _read(folder, known), lambda empty: _make(pairs, empty, known, progress)
+    )
+    return dataclasses.replace(features, made=made)
 
 
 def features_folder(pairs: Pairs) -> Path:
@@ -197,8 +178,7 @@ def _identity(pairs: Pairs) -> dict[str, Any]:
 
 def _folder(pairs: Pairs, identity: dict[str, Any]) -> Path:
     name = re.sub(r"[^\w.-]+", "-", pairs.name).strip(".-")[:60] or "corpus"
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    return cache_dir() / "features" / f"{name}-frozen-{digest}"
+    return cache_dir() / "features" / f"{name}-frozen-{digest_of(identity)[:12]}"
 
 
 def _missing(package: str) -> UserError:
@@ -208,81 +188,32 @@ def _missing(package: str) -> UserError:
 # Reading
 
 
-def _read(folder: Path, identity: dict[str, Any], made: bool = False) -> FrozenFeatures | str | None:
+def _read(folder: Path, identity: dict[str, Any]) -> FrozenFeatures | str | None:
     """The features of a folder, what is wrong with them, or ``None`` where there is no folder."""
     if not folder.is_dir():
         return None
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        if any(manifest[key] != value for key, value in identity.items()):
-            return "manifest.json is of other features"
-        for name in ARRAYS:
-            path, listed = folder / f"{name}.npy", manifest["files"][f"{name}.npy"]
-            if path.stat().st_size != listed["bytes"]:
-                return f"{path.name} has {path.stat().st_size} bytes, not {listed['bytes']}"
-            if _sha256(path) != listed["sha256"]:
-                return f"{path.name} is not as it was written"
+        if wrong := damage(folder, FILES, **identity):
+            return wrong
         images, texts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "texts"))
         scale, offset = np.load(folder / "codes.npy")
-        return FrozenFeatures(images, scale, offset, texts, np.load(folder / "starts.npy"), folder, made)
+        return FrozenFeatures(images, scale, offset, texts, np.load(folder / "starts.npy"), folder)
     except FileNotFoundError as error:
         return f"no {Path(str(error.filename)).name}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"cannot be read: {' '.join(str(error).split())}"
 
 
-def _sha256(path: Path) -> str:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
-
-
 # Making
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Be the one process that makes a folder; says so when it has to wait."""
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{folder}: another process is making these features; waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _make(pairs: Pairs, folder: Path, identity: dict[str, Any], progress: bool) -> None:
-    """Compute everything beside the folder, then put it there in one step. The caller holds the lock."""
-    for dead in folder.parent.glob(f".{folder.name}-*"):  # of processes that were killed
-        shutil.rmtree(dead, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        made = Path(temporary) / "made"
-        made.mkdir()
-        with _single_threaded() as workers:
-            _write_images(pairs, made, workers, progress)
-            _write_texts(pairs, made, workers, progress)
-        manifest = {
-            **identity,
-            "corpus": pairs.name,
-            "made_with": {package: metadata.version(package) for package in ("torch", "transformers", "indattn")},
-            "files": {
-                f"{name}.npy": {
-                    "bytes": (made / f"{name}.npy").stat().st_size,
-                    "sha256": _sha256(made / f"{name}.npy"),
-                }
-                for name in ARRAYS
-            },
-        }
-        (made / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        if folder.exists():
-            os.replace(folder, Path(temporary) / "old")
-        os.replace(made, folder)
+    """Compute everything into an empty folder."""
+    with _single_threaded() as workers:
+        _write_images(pairs, folder, workers, progress)
+        _write_texts(pairs, folder, workers, progress)
+    versions = {package: metadata.version(package) for package in ("torch", "transformers", "indattn")}
+    manifest(folder, FILES, **identity, corpus=pairs.name, made_with=versions)
 
 
 @contextlib.contextmanager
