@@ -23,7 +23,7 @@ from indattn.statistics import resampled_medians
 if TYPE_CHECKING:
     from indattn.plot import Plotter
 
-__all__ = ["GRID", "KEYS", "Tested", "alignment_runs", "baselines", "is_alignment", "tested"]
+__all__ = ["GRID", "KEYS", "Placed", "alignment_runs", "baselines", "is_alignment", "placed"]
 
 GRID = np.unique(np.concatenate([np.logspace(0, 3, 61), TOLERANCES]))
 """Errors in ms at which cumulative shares are taken."""
@@ -33,7 +33,7 @@ KEYS = ["data", "formulation", "noise", "trained_data", "trained_noise", "varian
 
 
 @dataclass(frozen=True)
-class Tested:
+class Placed:
     """One run's errors in one test.
 
     Attributes:
@@ -96,7 +96,7 @@ class Corpora:
         return self.names.setdefault(digest, f"{last}-{digest[:6]}" if last in self.names.values() else last)
 
 
-def tested(plotter: Plotter) -> list[Tested]:
+def placed(plotter: Plotter) -> list[Placed]:
     """Every test of the alignment runs that are selected.
 
     Raises:
@@ -126,17 +126,17 @@ def tested(plotter: Plotter) -> list[Tested]:
         }
         own = {**trained, "data": trained["trained_data"], "noise": row["noise"]}
         cost = {key: result[key] for key in ("parameters", "seconds")}
-        found.append(_tested(own, result["test"], result["per_example"], cost, run.path / "result.json"))
+        found.append(_placed(own, result["test"], result["per_example"], cost, run.path / "result.json"))
         for evaluation in run.evaluations():
             where = evaluation.get("corpus", result["corpus"])
             here = {**trained, "data": corpora.name(where), "noise": float(evaluation["noise"])}
             if evaluation["test_seed"] == 0 and here != own:
                 file = run.path / "evaluations"
-                found.append(_tested(here, evaluation, evaluation["per_example"], cost, file))
+                found.append(_placed(here, evaluation, evaluation["per_example"], cost, file))
     return found
 
 
-def _tested(labels: dict[str, Any], metrics: dict[str, Any], words: Any, cost: dict[str, float], where: Path) -> Tested:
+def _placed(labels: dict[str, Any], metrics: dict[str, Any], words: Any, cost: dict[str, float], where: Path) -> Placed:
     try:
         start = np.array(words["start"], float)  # null is NaN
         utterance = np.array(words["utterance"], np.int64)
@@ -145,7 +145,7 @@ def _tested(labels: dict[str, Any], metrics: dict[str, Any], words: Any, cost: d
             raise ValueError(f"{len(start)} starts of {len(utterance)} words")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: no errors of words ({error}); train or evaluate the run again") from error
-    return Tested(labels, numbers, start, utterance, cost, where)
+    return Placed(labels, numbers, start, utterance, cost, where)
 
 
 def alignment_runs(plotter: Plotter) -> pd.DataFrame:

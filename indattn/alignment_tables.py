@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from indattn import alignment_figures
 from indattn.alignment.scores import METRICS
 from indattn.alignment_figures import FORMULATIONS
-from indattn.alignment_results import GRID, KEYS, Tested, baselines, tested
+from indattn.alignment_results import GRID, KEYS, Placed, baselines, placed
 from indattn.errors import UserError
 from indattn.statistics import crossed_interval, crossed_quantiles, mean_interval, probability_of_improvement
 
@@ -37,7 +37,7 @@ REFERENCES = ("standard", "cross")
 # Tables ------------------------------------------------------------------------------------------------------
 
 
-def summary(found: Iterable[Tested]) -> pd.DataFrame:
+def summary(found: Iterable[Placed]) -> pd.DataFrame:
     """A row a test and model: means over seeds of every metric and their 95% intervals (Student's t).
 
     Of :data:`CROSSED` also the interval over seeds and utterances, both resampled: ``_crossed_low``, ``_crossed_high``.
@@ -58,7 +58,7 @@ def summary(found: Iterable[Tested]) -> pd.DataFrame:
     return table[[*first, *(column for column in table if column not in first)]]
 
 
-def _crossed(of: list[Tested]) -> dict[str, tuple[float, float]]:
+def _crossed(of: list[Placed]) -> dict[str, tuple[float, float]]:
     """Intervals of :data:`CROSSED`."""
     words = _same_words(of)
     errors = np.stack([one.errors for one in of])
@@ -71,7 +71,7 @@ def _crossed(of: list[Tested]) -> dict[str, tuple[float, float]]:
     }
 
 
-def _same_words(of: list[Tested]) -> NDArray[np.int64]:
+def _same_words(of: list[Placed]) -> NDArray[np.int64]:
     """The utterances of the words that all these tests have.
 
     Raises:
@@ -84,7 +84,7 @@ def _same_words(of: list[Tested]) -> NDArray[np.int64]:
     return first.utterance
 
 
-def differences(found: Iterable[Tested]) -> pd.DataFrame:
+def differences(found: Iterable[Placed]) -> pd.DataFrame:
     """Errors in ms of every model less those of each reference, and of ``indirect`` less every model, paired by seed.
 
     Columns ``mean``, ``low``, ``high``: over seeds (Student's t). ``crossed_low``, ``crossed_high``: over seeds and
@@ -125,7 +125,7 @@ def differences(found: Iterable[Tested]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "crossed_low", "crossed_high", "improvement"])
 
 
-def cumulative(found: Iterable[Tested]) -> pd.DataFrame:
+def cumulative(found: Iterable[Placed]) -> pd.DataFrame:
     """A row a test, model and error of :data:`GRID`: ``error_ms``, mean ``share`` over seeds, ``low``, ``high``."""
     rows = []
     for key, of in _grouped(found, [*KEYS, "model"]):
@@ -138,13 +138,13 @@ def cumulative(found: Iterable[Tested]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _grouped(found: Iterable[Tested], keys: list[str]) -> Iterator[tuple[tuple[Any, ...], list[Tested]]]:
+def _grouped(found: Iterable[Placed], keys: list[str]) -> Iterator[tuple[tuple[Any, ...], list[Placed]]]:
     order = list(FORMULATIONS)
 
-    def key(one: Tested) -> tuple[Any, ...]:
+    def key(one: Placed) -> tuple[Any, ...]:
         return tuple(one.labels[name] for name in keys)
 
-    def sort_key(one: Tested) -> tuple[Any, ...]:
+    def sort_key(one: Placed) -> tuple[Any, ...]:
         return tuple((order.index(value), "") if value in order else (-1, value) for value in key(one))
 
     for value, group in itertools.groupby(sorted(found, key=sort_key), key):
@@ -158,13 +158,13 @@ def _grouped(found: Iterable[Tested], keys: list[str]) -> Iterator[tuple[tuple[A
 class Numbers:
     """The tests of a selection, and the tables of them; read once a command."""
 
-    found: list[Tested]
+    found: list[Placed]
 
     @classmethod
     def of(cls, plotter: Plotter) -> Numbers:
         """Those of a plotter's selection."""
         if plotter.placed is None:
-            plotter.placed = cls(tested(plotter) if len(plotter.table) else [])
+            plotter.placed = cls(placed(plotter) if len(plotter.table) else [])
         return plotter.placed
 
     @functools.cached_property
