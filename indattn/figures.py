@@ -52,6 +52,9 @@ STYLES = {
     "indirect_tokens": ("#CC79A7", "D", ":"),
     "uniform": ("#6E6E6E", "h", "-."),
     "indirect_shuffled": ("#A8A8A8", "*", "-."),
+    # Of speech and text.
+    "cross_moving": ("#CC79A7", "D", ":"),
+    "phone_classifier": ("#000000", "X", (0, (4, 2))),
 }
 SPARE = [("#F0E442", "*", "-."), ("#999999", "h", "-")]
 LINES: dict[Any, Any] = {
@@ -192,7 +195,7 @@ def learning_curves(curves: pd.DataFrame, runs: pd.DataFrame, rows: str, columns
                 chance, ceiling = of.get("validation_chance", of["chance"]).iloc[0], of["ceiling"].iloc[0]
                 if metric == "accuracy":
                     reference_lines(axes, chance, ceiling)
-                else:
+                elif chance:  # else no order is drawn
                     reference_lines(axes, chance, ceiling if ceiling <= top else None, "random order")
                 _band(axes, here, "step", "accuracy", models)
                 name = f"noise {column:g}" if columns == "noise" else str(column).replace("_", " ")

@@ -14,7 +14,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from indattn import figures, retrieval, retrieval_pages
+from indattn import alignment_pages, alignment_tables, figures, retrieval, retrieval_pages
+from indattn.alignment_results import is_alignment
 from indattn.config import IDENTITY, NOT_IDENTITY, configs_dir, group_options
 from indattn.errors import UserError, nearest
 from indattn.runs import Run, atomic, named_runs, select_runs
@@ -203,6 +204,8 @@ def run_figures(run: Run) -> None:
     if "pair_attention" in after:
         pairs = retrieval_pages.pairs_of(run)
         figures.save(retrieval_pages.centres_figure(pairs, after, describe_run(run)), folder / "centres")
+    if "layer_spans" in after:
+        figures.save(alignment_pages.spans_figure(after, 0, describe_run(run)), folder / "spans")
 
 
 class Plotter:
@@ -220,6 +223,7 @@ class Plotter:
         self.table = run_table(self.runs) if self.runs else pd.DataFrame()
         self.written: list[Path] = []
         self.numbers: retrieval.Numbers | None = None
+        self.placed: alignment_tables.Numbers | None = None
 
     def curves(self) -> None:
         """Learning curves, a figure a task."""
@@ -235,6 +239,9 @@ class Plotter:
         there; the names of the others say in what they differ from it.
         """
         for task, of_task in self.table.groupby("task"):
+            if is_alignment(Run(Path(of_task["path"].iloc[0]))):
+                alignment_tables.error_figures(self)
+                continue
             for name, title, table in self.variants(str(task), of_task):
                 if retrieval.is_retrieval(Run(Path(table["path"].iloc[0]))):
                     retrieval.noise_figures(self, name, title, str(table["variant"].iloc[0]))
@@ -360,6 +367,8 @@ FIGURES: dict[str, Callable[[Plotter], None]] = {
     "retrieval": retrieval.retrieval,
     "retrieved": retrieval_pages.retrieved,
     "centres": retrieval_pages.centres,
+    "alignment": alignment_tables.alignment,
+    "spans": alignment_pages.spans,
 }
 
 

@@ -13,11 +13,13 @@ from scipy import stats
 __all__ = [
     "Interval",
     "crossed_interval",
+    "crossed_quantiles",
     "interquartile_mean",
     "mean_interval",
     "median_interval",
     "probability_of_improvement",
     "ratio_interval",
+    "resampled_medians",
 ]
 
 
@@ -144,8 +146,27 @@ def median_interval(
     """
     if not len(values):
         return float("nan"), float("nan")
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled_medians(values, groups, draws, seed), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def resampled_medians(
+    values: NDArray[np.float64], groups: NDArray[np.int64], draws: int = 2000, seed: int = 0
+) -> NDArray[np.float64]:
+    """Medians of items that come in groups, which are drawn with replacement.
+
+    Args:
+        values: ``(items,)``, at least one.
+        groups: ``(items,)``, a number for each item; those of one group are drawn together.
+        draws: resamples.
+        seed: of the resampling: values of the same groups are resampled alike.
+
+    Returns:
+        ``(draws,)``.
+    """
     order = np.argsort(values)
-    _, group = np.unique(groups[order], return_inverse=True)
+    group = np.unique(groups, return_inverse=True)[1][order]
     drawn = _multiplicities(int(group.max()) + 1, draws, seed, 1)
     medians = np.empty(draws)
     for rows in np.array_split(np.arange(draws), max(1, draws * len(values) // 1_000_000)):  # some 8 MB at a time
@@ -153,8 +174,26 @@ def median_interval(
         half = weight[:, -1:] / 2
         lower, upper = (weight < half).sum(axis=1), (weight <= half).sum(axis=1)
         medians[rows] = (values[order[lower]] + values[order[upper]]) / 2
+    return medians
+
+
+def crossed_quantiles(resampled: NDArray[np.float64], confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Percentile interval of a mean over seeds of something of which each seed has its resamples over items.
+
+    What :func:`crossed_interval` is for means, for other statistics: seeds are drawn with replacement beside the items.
+
+    Args:
+        resampled: ``(seeds, draws)``, for instance :func:`resampled_medians` of each seed, or differences of them.
+        confidence: nominal coverage.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper ends.
+    """
+    seeds, draws = resampled.shape
+    means = np.einsum("ds,sd->d", _multiplicities(seeds, draws, seed, 0), resampled) / seeds
     tail = (1 - confidence) / 2
-    low, high = np.quantile(medians, [tail, 1 - tail])
+    low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 

@@ -79,12 +79,18 @@ figures
               what needs no training; figures against noise
   retrieved   pictures that two models find for six texts (indirect and dual, or those named by model=)
   centres     where a model looks and where its centres go, over the pictures
+  alignment   of speech_text_alignment: every metric and paired differences with intervals, errors of word starts
+              against noise, cumulative shares of words, beside aligners without a network; by corpus where runs were
+              evaluated on others
+  spans       a recording, its words, and how their spans move through the layers; each layer's bias
   (none named: every one that the runs allow)
 
 examples
   indattn plot noise task=synthetic
   indattn plot figure3 task=sequence_retrieval seed=0
   indattn plot retrieval retrieved centres task=cross_modal_retrieval
+  indattn plot alignment task=speech_text_alignment
+  indattn plot spans model=[indirect,cross_moving] noise=0.5 seed=0 example=1
   indattn plot attention run=results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d example=1
 
 Figures (PNG and PDF) go to <results_dir>/figures, the numbers in them to <results_dir>/tables. No weights are read.
@@ -94,7 +100,10 @@ keys
   example=0  results_dir=results""",
         "figure",
         filters=True,
-        words=("curves", "noise", "figure2", "figure3", "attention", "retrieval", "retrieved", "centres"),
+        words=(
+            *("curves", "noise", "figure2", "figure3", "attention", "retrieval", "retrieved", "centres"),
+            *("alignment", "spans"),
+        ),
     ),
     "show": Verb(
         "indattn.show:run",
