@@ -311,7 +311,7 @@ class PairBatches:
         order = items.argsort(stable=True)
         self.images, self.image_items = images[order], items[order]
         sample = {"text_items": self.image_items}
-        self.text_items = misalignment.apply(sample, None, batch_generator("sample", seed))["text_items"]  # type: ignore[arg-type]
+        self.text_items = misalignment.apply(sample, None, batch_generator("sample", seed))["text_items"]
         self.items, counts = self.image_items.unique_consecutive(return_counts=True)
         self.counts, self.starts = counts, counts.cumsum(0) - counts
         texts = torch.from_numpy(pairs.text_items)
