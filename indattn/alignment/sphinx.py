@@ -1,7 +1,8 @@
+# ruff: noqa: RUF001  letters of the IPA look like others
 """Forced alignment by PocketSphinx with the model of English that is in its wheel (``indattn[aligners]``).
 
 Pronunciations are those of its dictionary (CMUdict). A word that is not in it is said as its phones in IPA, which
-:data:`ARPABET` turns into the model's 39. The path through the hidden Markov model says every word of the transcript, in
+:data:`ARPABET` turns into the model's 39. The path through the hidden Markov model says all words of the transcript in
 order, with pauses between. Of 100 synthetic utterances a search with pauses at hand loses one in five on the way: it
 ends in a pause before the last word (with the settings of the package it is one in three). What is lost is searched
 again without pauses, and where that ends early too no word is placed.
@@ -32,17 +33,55 @@ PAUSE = 1e-4
 """Probability of a pause between two words."""
 
 ARPABET = {
-    # Two characters are looked for before one.
-    **{"tʃ": "CH", "dʒ": "JH", "aɪ": "AY", "aʊ": "AW", "eɪ": "EY", "oʊ": "OW", "əʊ": "OW", "ɔɪ": "OY", "ɜɹ": "ER"},
-    **{"ɪə": "IH R", "eə": "EH R", "ʊə": "UH R", "ts": "T S", "əl": "AH L", "n\u0329": "AH N", "ɐɪ": "AY"},
-    **{"ɑ": "AA", "ɒ": "AA", "a": "AE", "æ": "AE", "ʌ": "AH", "ə": "AH", "ɐ": "AH", "ɔ": "AO", "o": "OW", "e": "EY"},
-    **{"ɛ": "EH", "ɜ": "ER", "ɝ": "ER", "ɚ": "ER", "ɪ": "IH", "ᵻ": "IH", "ɨ": "IH", "i": "IY", "y": "IY", "ʊ": "UH"},
-    **{"u": "UW", "ʉ": "UW", "ɵ": "UH", "ø": "ER", "œ": "ER", "ɘ": "AH", "ɤ": "AH", "ɯ": "UW"},
-    **{"b": "B", "d": "D", "ð": "DH", "f": "F", "ɡ": "G", "h": "HH", "k": "K", "l": "L", "ɫ": "L", "m": "M", "n": "N"},
-    **{"ŋ": "NG", "p": "P", "ɹ": "R", "r": "R", "ɾ": "D", "s": "S", "ʃ": "SH", "t": "T", "θ": "TH", "v": "V", "w": "W"},
-    **{"ʍ": "W", "j": "Y", "z": "Z", "ʒ": "ZH", "ʔ": "T", "x": "K", "ç": "HH", "ɣ": "G", "β": "V", "ɬ": "L", "ɲ": "N"},
-    **{"c": "K", "q": "K", "ʀ": "R", "ʁ": "R", "ɕ": "SH", "ʂ": "SH", "ʑ": "ZH", "ʐ": "ZH", "ɦ": "HH", "ɭ": "L"},
-    **{"ɳ": "N", "ʈ": "T", "ɖ": "D", "ɻ": "R", "ʋ": "V", "ɽ": "D"},
+    letters: phones
+    for phones, several in {
+        "AA": "ɑ ɒ",
+        "AE": "a æ",
+        "AH": "ʌ ə ɐ ɘ ɤ",
+        "AH L": "əl",
+        "AH N": "n̩",
+        "AO": "ɔ",
+        "AW": "aʊ",
+        "AY": "aɪ ɐɪ",
+        "B": "b",
+        "CH": "tʃ",
+        "D": "d ɾ ɖ ɽ",
+        "DH": "ð",
+        "EH": "ɛ",
+        "EH R": "eə",
+        "ER": "ɜɹ ɜ ɝ ɚ ø œ",
+        "EY": "eɪ e",
+        "F": "f",
+        "G": "ɡ ɣ",
+        "HH": "h ç ɦ",
+        "IH": "ɪ ᵻ ɨ",
+        "IH R": "ɪə",
+        "IY": "i y",
+        "JH": "dʒ",
+        "K": "k x c q",
+        "L": "l ɫ ɬ ɭ",
+        "M": "m",
+        "N": "n ɲ ɳ",
+        "NG": "ŋ",
+        "OW": "oʊ əʊ o",
+        "OY": "ɔɪ",
+        "P": "p",
+        "R": "ɹ r ʀ ʁ ɻ",
+        "S": "s",
+        "SH": "ʃ ɕ ʂ",
+        "T": "t ʔ ʈ",
+        "T S": "ts",
+        "TH": "θ",
+        "UH": "ʊ ɵ",
+        "UH R": "ʊə",
+        "UW": "u ʉ ɯ",
+        "V": "v β ʋ",
+        "W": "w ʍ",
+        "Y": "j",
+        "Z": "z",
+        "ZH": "ʒ ʑ ʐ",
+    }.items()
+    for letters in several.split()
 }
 """Phones of the model (ARPAbet without stress) for letters of the IPA, the nearest where English has none."""
 

@@ -31,6 +31,8 @@ class Known:
 SPEECH = {
     "synthetic": Known("indattn.data.speech.synthetic", "made here from Unicode-3.0 words by espeak-ng (GPL-3)"),
     "human": Known("indattn.data.speech.human", "GPL-2"),
+    "synthetic-hard": Known("indattn.data.speech.hard", "made here from the synthetic corpus"),
+    "piper": Known("indattn.data.speech.piper", "made here by Piper (GPL-3), voice joe (CC0)"),
 }
 """Those that have a name. Another is one line here, and a module."""
 
