@@ -18,6 +18,7 @@ import functools
 import multiprocessing
 import os
 import random
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -239,8 +240,10 @@ def _in_processes(work: Callable[[Line], Utterance], todo: list[Line], workers: 
             made.append(work(line))
             bar.update()
         return made
-    # Not forked: threads of torch may hold locks.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    # Not forked: threads of torch may hold locks. Ctrl-C is for the process that waits for them.
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    )
     try:
         for one in pool.map(work, todo, chunksize=max(1, min(16, len(todo) // workers))):
             made.append(one)

@@ -17,7 +17,7 @@ pytest.importorskip("espeakng_loader")
 pytest.importorskip("soxr")
 
 from indattn.data.emoji import emoji_folder
-from indattn.data.speech import espeak
+from indattn.data.speech import espeak, espeak_engine
 from indattn.data.speech.espeak import phones, say, voices
 from indattn.data.speech.features import RATE
 from indattn.data.speech.phones import phone_codes
@@ -32,9 +32,9 @@ def times(spoken):
 
 
 def test_the_same_whatever_was_said_before():
-    for voice in ("en-us+f3", "en-gb+croak", "en-us+klatt2", "en-us+whisper"):
+    for voice in ("en-us+f3", "en-gb+croak", "en-us+klatt2", "en-us+whisper", "en+Reed"):
         first = say("yellow lemon coffee shop", voice)
-        say("something else, that is longer", "en-us+m8", rate=240)
+        say("something else, that is longer", "en-us+caleb", rate=240)
         again = say("yellow lemon coffee shop", voice)
         np.testing.assert_array_equal(first.samples, again.samples)
         assert times(first) == times(again)
@@ -165,17 +165,22 @@ def test_bad_input(call, message):
 
 def test_without_the_wheel(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    monkeypatch.setattr(espeak, "_loaded", None)
-    for known in (voices, espeak._names):
-        monkeypatch.setattr(espeak, known.__name__, known.__wrapped__)
+    monkeypatch.setattr(espeak_engine, "_loaded", None)
+    monkeypatch.setattr(espeak, "languages", espeak_engine.languages.__wrapped__)
     with pytest.raises(UserError, match=r"indattn\[speech\]"):
         say("a")
     with pytest.raises(UserError, match=r"indattn\[speech\]"):
         phones(["a"], "en-us")
 
 
-def test_every_listed_language_loads(capfd):
-    with espeak._engine() as engine:
+def test_every_listed_language_loads():
+    with espeak_engine.engine() as engine:
         for language in voices().languages:
             engine.choose(language, {}, 1)
     assert len(voices().variants) >= 100
+
+
+def test_codes_of_languages_are_those_of_their_files_or_of_the_first_to_claim_them():
+    known = espeak_engine.languages()
+    assert known["en-us"] == "en-US"
+    assert (known["en-gb"], known["fr-fr"], known["zh"]) == ("en", "fr", "cmn")
