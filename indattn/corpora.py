@@ -122,8 +122,16 @@ def prepare_corpus(name: str, config: DictConfig, progress: bool) -> None:
 
 
 TO_GET: dict[str, tuple[Callable[[], Path], Callable[[str | None, bool], Path], Callable[[], str]]] = {
-    "tuxpaint": (tuxpaint_folder, prepare, lambda: f"{len(load_pairs('tuxpaint').images)} pictures with captions"),
-    "human": (clips_folder, prepare_clips, lambda: f"{len(load_clips())} recordings with captions"),
+    "tuxpaint": (
+        tuxpaint_folder,
+        lambda file, progress: prepare(file, progress),
+        lambda: f"{len(load_pairs('tuxpaint').images)} pictures with captions",
+    ),
+    "human": (
+        clips_folder,
+        lambda file, progress: prepare_clips(file, progress),
+        lambda: f"{len(load_clips())} recordings with captions",
+    ),
 }
 """What is not shipped: its folder, what gets it, what is in it."""
 

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001  letters of the IPA look like others
 """Forced alignment by PocketSphinx with the model of English that is in its wheel (``indattn[aligners]``).
 
 Pronunciations are those of its dictionary (CMUdict). A word that is not in it is said as its phones in IPA, which
