@@ -252,10 +252,15 @@ def test_every_figure_and_table_is_written_once(command, tree, quick):
     assert "variant" not in table
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
-@pytest.mark.parametrize("levels", [(0.5,), (0.0, 0.5)])
-@pytest.mark.parametrize("with_baselines", [False, True])
-@pytest.mark.parametrize("lost", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("seeds", "levels", "with_baselines", "lost"),
+    [
+        ((0,), (0.5,), False, 0.0),
+        ((0,), (0.0, 0.5), True, 1.0),
+        ((0, 1), (0.5,), True, 0.1),
+        ((0, 1), (0.0, 0.5), False, 1.0),
+    ],
+)
 def test_figures_of_one_and_several_seeds_and_levels(tmp_path, seeds, levels, with_baselines, lost):
     grown(tmp_path, levels=levels, seeds=seeds, others=False, lost=lost)
     file = beside(tmp_path, levels=(0.5,)) if with_baselines else tmp_path / "none.csv"
@@ -306,13 +311,8 @@ def test_a_corpus_that_was_not_tested_at_a_level_has_an_empty_panel(tmp_path):
     table = cumulative(placed(Plotter(find_runs(tmp_path), tmp_path)))
     figure = alignment_figures.cumulative_corpora(table, baselines(tmp_path / "none.csv"), "title")
     assert [axes.get_title() for axes in figure.axes[:2]] == ["synthetic", "mine"]
-    assert [[text.get_text() for text in axes.texts] for axes in figure.axes] == [
-        [],
-        ["not tested"],
-        ["not tested"],
-        [],
-    ]
-    assert "trained at 0" in figure.axes[2].get_ylabel()
+    assert [[text.get_text() for text in axes.texts] for axes in figure.axes] == [["not tested"], []]
+    assert "trained at 0" in figure.axes[0].get_ylabel()
     figures.plt.close(figure)
 
 

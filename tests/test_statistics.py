@@ -1,12 +1,16 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from indattn.statistics import (
     crossed_interval,
+    crossed_quantiles,
     interquartile_mean,
     mean_interval,
     probability_of_improvement,
+    resampled_medians,
 )
 
 
@@ -68,6 +72,23 @@ def test_crossed_interval_covers_at_least_at_its_nominal_rate():
         low, high = crossed_interval(values, np.arange(30).repeat(2), draws=400)
         covered.append(low <= 0 <= high)
     assert 0.9 < np.mean(covered) < 0.99
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-9, 9)), min_size=1, max_size=20), st.integers(1, 9))
+def test_resampled_medians_are_those_of_the_groups_drawn(items, draws):
+    groups, values = np.array(items).T
+    names = np.unique(groups)
+    drawn = np.random.default_rng([3, 1]).integers(len(names), size=(draws, len(names)))
+    expected = [np.median(np.concatenate([values[groups == names[k]] for k in row])) for row in drawn]
+    assert resampled_medians(values.astype(float), groups, draws, seed=3).tolist() == expected
+
+
+def test_crossed_quantiles_of_means_are_the_crossed_interval():
+    values = np.random.default_rng(0).normal(size=(5, 40))
+    drawn = np.random.default_rng([0, 1]).integers(40, size=(2000, 40))
+    resampled = np.stack([one[drawn].mean(axis=1) for one in values])
+    assert crossed_quantiles(resampled) == pytest.approx(tuple(crossed_interval(values, np.arange(40))))
 
 
 def test_probability_of_improvement_counts_ties_half():
