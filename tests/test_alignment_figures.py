@@ -20,7 +20,7 @@ from indattn.alignment_results import baselines, placed
 from indattn.alignment_tables import cumulative, differences, summary
 from indattn.config import configs_dir
 from indattn.errors import UserError
-from indattn.plot import Plotter, run_figures
+from indattn.plot import Plotter, curve_table, run_figures, run_table
 from indattn.runs import FORMAT, find_runs, write_json
 from indattn.statistics import mean_interval
 from indattn.tasks.speech_text_alignment import SpeechTextAlignment
@@ -30,6 +30,7 @@ TASK = "speech_text_alignment"
 CORPUS = {"data": "synthetic", "fingerprint": "0123456789abcdef"}
 OTHER = {"data": "somewhere/mine", "fingerprint": "fedcba9876543210"}
 WORDS = 40
+LABELS = ("variant", "noise", "title")
 
 
 @functools.cache
@@ -394,10 +395,18 @@ def test_hertz_are_where_the_filter_bank_has_them(trained):
     figures.plt.close(figure)
 
 
-def test_a_run_s_own_figures_and_its_curve_has_no_line_of_chance(trained, quick):
+def test_a_run_s_own_figures(trained, quick):
     run = find_runs(trained, TASK, "indirect")[0]
     run_figures(run)
     assert {path.name for path in (run.path / "figures").glob("*.png")} == {"learning_curve.png", "spans.png"}
+
+
+def test_curves_have_no_line_of_an_order_by_chance(tree):
+    runs = find_runs(tree, TASK, "indirect", 0.5)
+    figure = figures.learning_curves(curve_table(runs).assign(variant=""), run_table(runs).assign(variant=""), *LABELS)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["indirect"]
+    assert "within 50 ms" in figure.axes[0].get_ylabel()
+    figures.plt.close(figure)
 
 
 # What is wrong -------------------------------------------------------------------------------------------------
