@@ -83,7 +83,7 @@ def speech_row(name: str) -> dict[str, Any]:
     try:
         folder = speech_place(name)
     except UserError:
-        return {**line, "state": "to make: pip install 'indattn[speech]'"}
+        return {**line, "state": f"to make: pip install 'indattn[{SPEECH[name].extras}]'"}
     line["folder"] = str(folder)
     if not folder.is_dir():
         return {**line, "state": f"to make: {how}"}

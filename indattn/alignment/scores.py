@@ -79,7 +79,7 @@ class WordErrors:
 
 
 Parts = tuple[NDArray[np.float64], NDArray[np.float64] | None]
-"""Sums and counts of each utterance, whose ratio is the metric; or values of each word, whose median it is, and None."""
+"""Sums and counts of each utterance, whose ratio is the metric; or values of words, whose median it is, and None."""
 
 
 def _mean(values: Callable[[WordErrors], NDArray[np.generic]]) -> Callable[[WordErrors], Parts]:

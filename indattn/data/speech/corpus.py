@@ -131,7 +131,7 @@ class SpeechCorpus:
         counts = np.bincount(self.token_segments[tokens], minlength=len(times))
         ends = np.cumsum(counts).tolist()
         phones, phone_times = self.phones[tokens].tolist(), self.token_times[tokens]
-        known = ~np.isnan(phone_times).any(axis=1)
+        known = ~np.isnan(phone_times[:, 0])
         return Utterance(
             name=str(self.names[row]),
             frames=self.frames[frames],
