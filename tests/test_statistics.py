@@ -9,7 +9,9 @@ from indattn.statistics import (
     crossed_quantiles,
     interquartile_mean,
     mean_interval,
+    median_interval,
     probability_of_improvement,
+    ratio_interval,
     resampled_medians,
 )
 
@@ -93,3 +95,26 @@ def test_crossed_quantiles_of_means_are_the_crossed_interval():
 
 def test_probability_of_improvement_counts_ties_half():
     assert probability_of_improvement([3, 1], [1, 0]) == pytest.approx((1 + 1 + 0.5 + 1) / 4)
+
+
+def test_intervals_over_groups_are_those_of_groups_drawn_one_by_one():
+    rng = np.random.default_rng(3)
+    groups = np.sort(rng.integers(0, 12, 60)) * 10
+    values = rng.exponential(size=60) + groups / 50
+    names = np.unique(groups)
+    sums, counts = (np.array([use(values[groups == g]) for g in names], float) for use in (np.sum, len))
+    drawn = [np.concatenate([values[groups == g] for g in rng.choice(names, len(names))]) for _ in range(4000)]
+    for interval, statistic in (
+        (ratio_interval(sums, counts), np.mean),
+        (median_interval(values, groups), np.median),
+    ):
+        expected = np.quantile([statistic(one) for one in drawn], [0.025, 0.975])
+        assert interval == pytest.approx(tuple(expected), abs=0.06)
+
+
+def test_one_group_has_an_interval_of_no_width_and_none_has_none():
+    values = np.array([1.0, 2.0, 4.0, 9.0])
+    assert median_interval(values, np.zeros(4, int)) == (3.0, 3.0)
+    assert ratio_interval(np.array([16.0]), np.array([4.0])) == (4.0, 4.0)
+    assert np.isnan(median_interval(np.empty(0), np.empty(0, int))).all()
+    assert np.isnan(ratio_interval(np.zeros(2), np.zeros(2))).all()

@@ -2,9 +2,12 @@
 
 Pronunciations are those of its dictionary (CMUdict). A word that is not in it is said as its phones in IPA, which
 :data:`ARPABET` turns into the model's 39. The path through the hidden Markov model says all words of the transcript in
-order, with pauses between. Of 100 synthetic utterances a search with pauses at hand loses one in five on the way: it
-ends in a pause before the last word (with the settings of the package it is one in three). What is lost is searched
-again without pauses, and where that ends early too no word is placed.
+order, with pauses between.
+
+As the package has it, 79% of words of synthetic utterances are not placed. Silence that is digital puts its features
+off: noise of 66 dB below full scale is laid under the samples. Its pass over a lattice loses the last words: it is left
+out, and the beams are wider. Then 16% are not placed, where the search ends in a pause before the last word; these
+utterances are searched again without pauses, which leaves none. Where that ends early too no word is placed.
 """
 
 from __future__ import annotations
@@ -25,11 +28,11 @@ __all__ = ["ARPABET", "arpabet", "check", "pocketsphinx"]
 FRAMES = 100
 """Frames a second of its segmentations."""
 
-BEAM = 1e-80
+BEAM = 1e-120
 """Paths whose probability is below this part of the best one's are given up."""
 
-PAUSE = 1e-4
-"""Probability of a pause between two words."""
+NOISE = 16
+"""Greatest sample of the noise that is laid under 16-bit samples."""
 
 ARPABET = {
     letters: phones
@@ -107,8 +110,10 @@ def pocketsphinx(example: Example) -> NDArray[np.float64]:
         _pronounced(word, phones, example.name) for word, phones in zip(example.words, example.phones, strict=True)
     ]
     counts = np.array([len(parts) for parts in names], np.int64)
+    noise = np.random.default_rng(0).integers(-NOISE, NOISE + 1, len(example.samples))
+    samples = (example.samples + noise).clip(-32768, 32767).astype(np.int16)
     for pauses in (True, False):
-        said = _segments(_decoder(pauses), [part for parts in names for part in parts], example.samples)
+        said = _segments(_decoder(pauses), [part for parts in names for part in parts], samples)
         if len(said):
             last = np.cumsum(counts) - 1
             return np.stack([said[last + 1 - counts, 0], said[last, 1]], axis=1)
@@ -124,7 +129,7 @@ def _segments(decoder: Any, names: list[tuple[str, str]], samples: NDArray[np.in
         decoder.set_align_text(" ".join(name for name, _ in names))
         decoder.start_utt()
         try:
-            decoder.process_raw(np.ascontiguousarray(samples).tobytes(), full_utt=True)
+            decoder.process_raw(samples.tobytes(), full_utt=True)
         finally:
             decoder.end_utt()
     except RuntimeError:  # too short for any word
@@ -181,7 +186,6 @@ def _decoder(pauses: bool) -> Any:
         beam=BEAM,
         pbeam=BEAM,
         wbeam=BEAM,
-        silprob=PAUSE,
         fsgusefiller=pauses,
-        bestpath=False,  # of a lattice; it loses the last words
+        bestpath=False,
     )

@@ -78,7 +78,7 @@ class Recipe:
 
 
 def piper_corpus(progress: bool = True, recipe: Recipe | None = None) -> SpeechCorpus:
-    """The corpus, all of it ``test``: read if it is in the cache, or else made, 7 times as fast as speech.
+    """The corpus, all of it ``test``: read if it is in the cache, or else made, 4 to 7 times as fast as speech.
 
     Args:
         progress: whether to show a bar.
