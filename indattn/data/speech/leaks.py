@@ -261,7 +261,7 @@ def _pauses(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.
     return (begins[inner] + ends[inner] - 1) / 2, (ends - begins)[inner]
 
 
-def check(progress: bool = True, counts: tuple[int, int] = (800, 400)) -> list[dict[str, Any]]:
+def check(progress: bool = True, counts: tuple[int, int] = (600, 400)) -> list[dict[str, Any]]:
     """:func:`leaks` and :func:`without_text` of the first utterances of the human corpus. About two minutes.
 
     Args:
