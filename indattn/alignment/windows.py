@@ -90,8 +90,8 @@ def align_in_windows(
     a window is widest, scores in float32 included.
 
     A stretch of the transcript that is not said is passed over if the widest window reaches beyond it, about 1,700
-    phones by default; if not, nothing after it is found. Of a window all of whose frames and words are all there is, the
-    words are those of :func:`~indattn.alignment.decode.decode_boundaries`, trusted or not.
+    phones by default; if not, nothing after it is found. Where one window holds all frames and is offered all
+    words, the result is that of :func:`~indattn.alignment.decode.decode_boundaries`: nothing need be trusted.
 
     Args:
         score_window: from first frame, last frame, first word and last word, the last ones not included, to
