@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +31,8 @@ __all__ = [
     "word_gains",
     "word_times",
 ]
+
+Number = TypeVar("Number", np.int64, np.float64)
 
 FLOOR = -1e5
 """Log-probabilities of frames below this count as this, so that their sums stay finite and exact to 1e-6."""
@@ -173,7 +176,7 @@ def refined(scores: ArrayLike, times: NDArray[np.int64]) -> NDArray[np.float64]:
     return result
 
 
-def word_times(times: NDArray[np.generic], words: ArrayLike) -> NDArray[np.generic]:
+def word_times(times: NDArray[Number], words: ArrayLike) -> NDArray[Number]:
     """``(W, 2)`` start and end of each word, from ``(C,)`` times of the boundaries of words of so many phones."""
     lengths = np.asarray(words, np.int64)
     ends = np.cumsum(lengths + 1) - 1
