@@ -57,8 +57,8 @@ def boundary_confidences(
 ) -> list[NDArray[np.float64]]:
     """Of many examples ``(C,)``: how probable it is that a boundary is within ``within`` frames of where it was put.
 
-    NaN where the word is not said. Memory is for one batch of examples at a time, 24 bytes a cell of boundaries by
-    frames, 4 Mi cells at most unless one example has more.
+    NaN where the word is not said. Memory is for one batch of examples at a time, 12 bytes a cell of boundaries by
+    frames (16 with scores in float64), 4 Mi cells at most unless one example has more.
 
     Args:
         scores: of each example ``(C, T)``, as for :func:`~indattn.alignment.decode.decode_boundaries`.

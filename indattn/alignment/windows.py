@@ -35,7 +35,7 @@ GAP = 2
 PASSED = 10
 """Words passed over that double what a run must gain; 3 and 7 times as many make it 3 and 4 times as much."""
 
-NEXT = 1 / 3
+NEXT = 1 / 2
 """What a run must gain that goes on where settled words end, of what one must that does not; also to be kept at all
 before a trusted one."""
 
@@ -86,17 +86,22 @@ def align_in_windows(
     """Times of the words of a recording of any length, in memory for one window.
 
     Time is proportional to the recording's. A window has about ``margin * window / frames_per_phone`` phones, up to
-    ``widest`` times as many where it finds nothing, and takes about 35 bytes a cell of boundaries by frames beside its
-    scores: 9 MB for 1,000 frames, 60 MB if widest.
+    ``widest`` times as many where it finds nothing. Ten minutes in windows of 1,000 frames take 5 MB, and 29 MB where
+    a window is widest, scores in float32 included.
+
+    A stretch of the transcript that is not said is passed over if the widest window reaches beyond it, about 1,700
+    phones by default; if not, nothing after it is found. Where one window holds all frames and is offered all
+    words, the result is that of :func:`~indattn.alignment.decode.decode_boundaries`: nothing need be trusted.
 
     Args:
         score_window: from first frame, last frame, first word and last word, the last ones not included, to
             ``(C, frames)`` log-scores of those words' boundaries at those frames, as for
-            :func:`~indattn.alignment.decode.decode_boundaries`. It may look at the audio around them.
+            :func:`~indattn.alignment.decode.decode_boundaries`. It may look at the audio around them. All windows of a
+            recording have ``window`` frames (the last one reaches back), so that ``skip`` means the same in each.
         word_lengths: ``(W,)`` numbers of phones of all words.
         frames: of the recording.
         skip: log-score of a boundary of a word that is not said: between what is usual for words that are there and
-            what is usual for others, such as -4.5 for a log-softmax over 1,000 frames.
+            what is usual for others, such as -4 for a log-softmax over 1,000 frames, where chance is at -6.9.
         window: frames of a window.
         guard: words that end in so many last frames of a window are not settled by it.
         frames_per_phone: expected length of a phone.
@@ -130,20 +135,26 @@ def align_in_windows(
     frame, word, width = 0, 0, 1
     while word < len(lengths) and frame < frames:
         last_frame = min(frame + window, frames)
-        most = phones[word] + width * margin * (last_frame - frame) / frames_per_phone
+        first_frame = max(min(frame, last_frame - window), 0)
+        most = phones[word] + width * margin * (last_frame - first_frame) / frames_per_phone
         last_word = max(int(np.searchsorted(phones, most, side="right")) - 1, word + 1)
-        asked.append((frame, last_frame, word, last_word))
+        asked.append((first_frame, last_frame, word, last_word))
         scores, own = np.asarray(score_window(*asked[-1])), lengths[word:last_word]
-        if scores.shape != (rows[last_word] - rows[word], last_frame - frame):
-            raise UserError(f"scores of frames {frame} to {last_frame}, words {word} to {last_word}: {scores.shape}")
+        shape = (int(rows[last_word] - rows[word]), last_frame - first_frame)
+        if scores.shape != shape:
+            place = f"frames {first_frame} to {last_frame}, words {word} to {last_word}"
+            raise UserError(f"scores of {place}: {scores.shape}, not {shape}")
+        scores = scores[:, frame - first_frame :]
         (found,) = decode_boundaries([scores], [own], skip=skip, min_frames=min_frames, max_frames=max_frames)
         spans, gains = word_times(found.times, own), word_gains(scores, found, own, skip)
-        if asked[-1] == (0, frames, 0, len(lengths)):  # all there is
+        whole = asked[-1] == (0, frames, 0, len(lengths))
+        if whole:
             kept = trusted = found.said
         else:
-            strong = found.said & (gains / (own + 1) >= WEAK * (np.median(recent) if len(recent) else 0))
-            kept, trusted = _trusted(spans, gains, strong, evidence, going_on=len(recent) > 0)
-            kept, trusted = kept & found.said, trusted & found.said
+            kept, trusted = _trusted(spans, gains, own + 1, found.said, evidence, recent)
+            if not len(recent) and trusted.any():  # what is usual is known now
+                usual = (gains / (own + 1))[trusted]
+                kept, trusted = _trusted(spans, gains, own + 1, found.said, evidence, usual)
         limit = last_frame - frame - (guard if last_frame < frames else 0)
         settled = np.flatnonzero(trusted & (spans[:, 1] <= limit))
         if len(settled):
@@ -157,6 +168,8 @@ def align_in_windows(
             times[rows[word] : rows[word + done]] = np.where(np.repeat(kept, own[:done] + 1), part + frame, -1)
             recent = np.append(recent, (gains / (own + 1))[:done][kept])[-RECENT:]
             frame, word, width = frame + int(spans[done - 1, 1]), word + done, 1
+            if whole:
+                break
         elif width < widest and last_word < len(lengths):
             width = min(2 * width, widest)
         elif last_frame == frames:
@@ -170,26 +183,29 @@ def align_in_windows(
 def _trusted(
     spans: NDArray[np.int64],
     gains: NDArray[np.float64],
-    strong: NDArray[np.bool_],
+    boundaries: NDArray[np.int64],
+    said: NDArray[np.bool_],
     evidence: float,
-    going_on: bool,
+    recent: NDArray[np.float64],
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """``(W,)`` which words are in runs that are kept, and in trusted ones, from ``(W, 2)`` times and ``(W,)`` gains.
+    """``(W,)`` which words are in runs that are kept, and in trusted ones.
 
-    ``going_on``: whether a run may go on where words settled before end, at the window's beginning.
+    ``(W, 2)`` spans are frames of the window; ``recent`` are gains a boundary of words that are settled. If there are
+    any, a run may go on from them at the window's beginning.
     """
-    kept, trusted = np.zeros((2, len(strong)), bool)
+    kept, trusted = np.zeros((2, len(said)), bool)
+    strong = said & (gains >= WEAK * (np.median(recent) if len(recent) else 0) * boundaries)
     words = np.flatnonzero(strong)
     pauses, gaps = spans[words[1:], 0] - spans[words[:-1], 1], np.diff(words) - 1
     word = frame = 0  # where trusted words end
     for run in np.split(words, np.flatnonzero((pauses > PAUSE) | (gaps > GAP)) + 1) if len(words) else []:
         passed, gain = run[0] - word, gains[run].sum()
-        if going_on and passed <= GAP and spans[run[0], 0] - frame <= PAUSE:
+        if len(recent) and passed <= GAP and spans[run[0], 0] - frame <= PAUSE:
             need = evidence * NEXT
         else:
             need = evidence * (1 + np.log2(1 + passed / PASSED))
         kept[run[0] : run[-1] + 1] = gain >= evidence * NEXT
         if gain >= need:
             trusted[run[0] : run[-1] + 1] = True
-            word, frame, going_on = run[-1] + 1, spans[run[-1], 1], True
-    return kept, trusted
+            word, frame = run[-1] + 1, spans[run[-1], 1]
+    return kept & said, trusted & said
