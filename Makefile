@@ -36,13 +36,18 @@ lint: $(READY)  ## ruff and mypy
 format: $(READY)  ## let ruff format the code
 	$(BIN)/ruff format indattn tests scripts
 
-reproduce-all: $(READY)  ## figures 1 to 3, the noise curve, retrieval (409 runs, some 6 hours on 2 cores, resumable), the costs
+reproduce-all: $(READY)  ## figures 1 to 3, the noise curve, retrieval, alignment (574 runs, some 9 hours on 2 cores, resumable), the costs
 	$(BIN)/indattn theory figure1 threshold
 	$(BIN)/indattn train experiment=theory_training $(SWEEP)
 	$(BIN)/indattn train experiment=noise_curve $(SWEEP)
 	$(BIN)/indattn train experiment=figure2 $(SWEEP)
 	$(BIN)/indattn train experiment=cross_modal_tuning $(SWEEP) figures=false
 	$(BIN)/indattn train experiment=cross_modal $(SWEEP) figures=false
+	$(BIN)/indattn data features synthetic
+	$(BIN)/indattn train experiment=alignment $(SWEEP) figures=false
+	$(BIN)/indattn train experiment=alignment_pointer $(SWEEP) figures=false
+	$(BIN)/indattn train experiment=alignment_frames $(SWEEP) figures=false
+	$(BIN)/indattn aligners
 	$(MAKE) figures bench
 
 figures: $(READY)  ## figures and tables of the runs there are
@@ -51,6 +56,7 @@ figures: $(READY)  ## figures and tables of the runs there are
 	-$(BIN)/indattn plot figure2
 	-$(BIN)/indattn plot retrieval retrieved task=cross_modal_retrieval seed=[0,1,2,3,4]
 	-$(BIN)/indattn plot centres task=cross_modal_retrieval model=indirect noise=[0,0.4] seed=0
+	-$(BIN)/indattn plot alignment task=speech_text_alignment
 	-$(BIN)/indattn plot figure3 task=sequence_retrieval seed=0
 	-$(BIN)/indattn plot figure3 attention task=synthetic model=indirect noise=0.5 seed=0
 

@@ -17,6 +17,7 @@ from indattn.alignment.scores import METRICS, word_errors
 from indattn.config import check_noise, construct
 from indattn.data.speech.corpus import SpeechCorpus
 from indattn.data.speech.drift import KNOTS, Examples
+from indattn.data.speech.espeak import voices
 from indattn.data.speech.features import FRAME, RATE
 from indattn.data.speech.waveform import drifted
 from indattn.environment import processors
@@ -54,10 +55,16 @@ def as_examples(corpus: SpeechCorpus, made: Examples, samples: bool) -> tuple[li
                 words=tuple(corpus.segments[words].tolist()),
                 phones=tuple(tuple(corpus.phones[span].tolist()) for span in spans),
                 samples=_waveform(corpus, made, k) if samples else None,
+                language=language(str(corpus.voices[row])),
             )
         )
         true.append(FRAME * made.word_spans[k, : len(words)].astype(float))
     return examples, true
+
+
+def language(voice: str) -> str:
+    """The language of a voice: itself, if it is called as one of espeak-ng's languages is, or else English."""
+    return voice if voice in voices().languages else "en-us"
 
 
 def _waveform(corpus: SpeechCorpus, made: Examples, k: int) -> NDArray[np.int16]:
@@ -86,7 +93,15 @@ def run(config: DictConfig) -> None:
     rows = task.speech.rows("test")
     if not len(rows):
         raise UserError(f"data={config.data}: no utterance in split 'test'")
-    learned_from = task.speech if len(task.speech.rows("train")) else SpeechTextAlignment().speech
+    speech = task.speech
+    trained = np.repeat(speech.splits, np.diff(speech.token_starts)) == "train"
+    knows = bool((trained & ~np.isnan(speech.token_times).any(1)).any())
+    learned_from = speech if knows else SpeechTextAlignment().speech  # durations of phones
+    foreign = {language(voice) for voice in set(task.speech.voices[rows].tolist())} - {"en-us"}
+    if foreign and "pocketsphinx" in names:
+        if config.aligner:
+            raise UserError(f"pocketsphinx: knows English; data={config.data} has {', '.join(sorted(foreign))}")
+        names.remove("pocketsphinx")
     aligners = {name: aligner(name, learned_from) for name in names}
     table: list[dict[str, Any]] = []
     for noise in noises:

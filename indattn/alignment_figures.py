@@ -87,6 +87,9 @@ def error_curves(table: pd.DataFrame, baselines: pd.DataFrame, title: str) -> Fi
     columns, models = _formulations(table), ordered(table["model"])
     beside = baselines[baselines["data"] == table["data"].iloc[0]]
     levels = sorted({*table["noise"], *beside["noise"]})
+    names = sorted(beside["baseline"].unique())
+    # Of one level alone all would be on one spot.
+    apart = dict(zip([*names, *models], np.linspace(-0.4, 0.4, len(names) + len(models)), strict=True))
     with plt.rc_context(LINES):
         figure, grid = plt.subplots(
             2,
@@ -101,26 +104,22 @@ def error_curves(table: pd.DataFrame, baselines: pd.DataFrame, title: str) -> Fi
             low, high = _limits(np.concatenate([table[measure], beside[measure]]).astype(float))
             for j, formulation in enumerate(columns):
                 axes = grid[i][j]
-                for baseline, rows in beside.groupby("baseline"):
-                    said, colour, line = _baseline(str(baseline), sorted(beside["baseline"].unique()))
-                    _curve(axes, rows, measure, low, said, color=colour, linestyle=line, linewidth=1.1, marker=".")
-                for model in models:
-                    rows = table[(table["formulation"] == formulation) & (table["model"] == model)]
-                    colour, marker, line = style(model, models)
-                    width = 2.2 if model == "indirect" else 1.5
-                    if len(rows):
-                        _curve(
-                            axes,
-                            rows,
-                            measure,
-                            low,
-                            name(model),
-                            color=colour,
-                            linestyle=line,
-                            linewidth=width,
-                            marker=marker,
-                        )
-                axes.set(yscale="log", ylim=(low, high), xticks=levels)
+                for one in (*names, *models):
+                    if one in models:
+                        rows = table[(table["formulation"] == formulation) & (table["model"] == one)]
+                        said, (colour, marker, line) = name(one), style(one, models)
+                        width = 2.2 if one == "indirect" else 1.5
+                    else:
+                        rows, marker, width = beside[beside["baseline"] == one], ".", 1.1
+                        said, colour, line = _baseline(one, names)
+                    if rows.empty:
+                        continue
+                    if len(levels) == 1:
+                        rows = rows.assign(noise=rows["noise"] + apart[one])
+                    look = {"color": colour, "linestyle": line, "linewidth": width, "marker": marker}
+                    _curve(axes, rows, measure, low, said, **look)
+                axes.set(yscale="log", ylim=(low, high))
+                axes.set_xticks(levels, [f"{level:g}" for level in levels])
                 ticks = [tick for tick in TICKS if low <= tick <= high]
                 axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
                 axes.yaxis.set_minor_locator(NullLocator())
@@ -131,7 +130,10 @@ def error_curves(table: pd.DataFrame, baselines: pd.DataFrame, title: str) -> Fi
                 if j == 0:
                     axes.set_ylabel(label)
         shared_legend(figure, list(grid.flat))
-        figure.suptitle(f"Word starts, {title} ({_seeds(table)})", fontsize=11)
+        said = f"Word starts, {title} ({_seeds(table)})"
+        if (table["not_placed"] > 0).any() or (beside["not_placed"] > 0).any():
+            said += "\na word that is not placed counts with the length of its recording"
+        figure.suptitle(said, fontsize=11)
     return figure
 
 
@@ -164,10 +166,14 @@ def cumulative_levels(table: pd.DataFrame, baselines: pd.DataFrame, title: str) 
 
 
 def cumulative_corpora(table: pd.DataFrame, baselines: pd.DataFrame, title: str) -> Figure:
-    """The same of one formulation: a column a corpus, a row a noise level of the test and of the training."""
+    """The same of one formulation: a column a corpus, a row a level of the test and of the training.
+
+    Levels are those that a corpus other than the training's was tested at.
+    """
     own = table["trained_data"].iloc[0]
     corpora = sorted(table["data"].unique(), key=lambda data: (data != own, data))
-    levels = sorted(set(zip(table["noise"], table["trained_noise"], strict=True)))
+    others = table[table["data"] != own]
+    levels = sorted(set(zip(others["noise"], others["trained_noise"], strict=True)))
     panels = {}
     for i, (noise, trained) in enumerate(levels):
         said = f"noise {noise:g}" if noise == trained else f"noise {noise:g}\n(trained at {trained:g})"
@@ -197,9 +203,9 @@ def _cumulative(
         )
         for (i, j), (chosen, row, column) in panels.items():
             axes, here = grid[i][j], table[chosen]
-            for limit in TOLERANCES:
-                axes.axvline(limit, color="#BBBBBB", linewidth=0.9, zorder=1)
             if len(here):
+                for limit in TOLERANCES:
+                    axes.axvline(limit, color="#BBBBBB", linewidth=0.9, zorder=1)
                 _marks(axes, here, baselines)
             for model in models:
                 of = here[here["model"] == model]

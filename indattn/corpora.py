@@ -83,7 +83,7 @@ def speech_row(name: str) -> dict[str, Any]:
     try:
         folder = speech_place(name)
     except UserError:
-        return {**line, "state": "to make: pip install 'indattn[speech]'"}
+        return {**line, "state": f"to make: pip install 'indattn[{SPEECH[name].extras}]'"}
     line["folder"] = str(folder)
     if not folder.is_dir():
         return {**line, "state": f"to make: {how}"}
@@ -122,8 +122,16 @@ def prepare_corpus(name: str, config: DictConfig, progress: bool) -> None:
 
 
 TO_GET: dict[str, tuple[Callable[[], Path], Callable[[str | None, bool], Path], Callable[[], str]]] = {
-    "tuxpaint": (tuxpaint_folder, prepare, lambda: f"{len(load_pairs('tuxpaint').images)} pictures with captions"),
-    "human": (clips_folder, prepare_clips, lambda: f"{len(load_clips())} recordings with captions"),
+    "tuxpaint": (
+        tuxpaint_folder,
+        lambda file, progress: prepare(file, progress),
+        lambda: f"{len(load_pairs('tuxpaint').images)} pictures with captions",
+    ),
+    "human": (
+        clips_folder,
+        lambda file, progress: prepare_clips(file, progress),
+        lambda: f"{len(load_clips())} recordings with captions",
+    ),
 }
 """What is not shipped: its folder, what gets it, what is in it."""
 
@@ -169,7 +177,7 @@ def check_human(config: DictConfig, progress: bool) -> None:
     from indattn.data.speech.leaks import check  # imports torch
     from indattn.environment import set_threads
 
-    set_threads("auto")
+    set_threads(1)  # small networks: more threads only wait for each other
     rows = check(progress)
     columns = list(dict.fromkeys(column for line in rows for column in line))
     print_table(rows, columns, config.format, title="What sound alone tells of the boundaries of human speech")

@@ -20,7 +20,7 @@ from indattn.tasks.base import Task
 __all__ = ["evaluate", "load_model", "load_weights", "run"]
 
 #: Of the scores a task has beside its accuracy, those a table has room for; csv and json files keep all.
-TABLE_SCORES = ("exact", "t2i_r10", "i2t_r1", "i2t_r10")
+TABLE_SCORES = ("exact", "t2i_r10", "i2t_r1", "i2t_r10", "start_median_ms", "start_mean_ms", "end_median_ms")
 
 
 def load_model(run: Run, task: Task, config: DictConfig, file: str = "model.safetensors") -> nn.Module:
@@ -85,7 +85,12 @@ def evaluate(
         data = str(data)  # a folder may be called 2024
         if "data" not in config.task:
             raise UserError(f"data={data}: task {config.task.name} draws its own data")
-        config.task.data, config.task.images, config.task.held_out = data, images, None
+        if images is not None and "images" not in config.task:
+            raise UserError(f"images={images}: the corpora of task {config.task.name} have no pictures")
+        config.task.data = data
+        for key, value in {"images": images, "held_out": None}.items():
+            if key in config.task:
+                config.task[key] = value
     task = build_task(config)
     cases = [
         (kind, noise, seed, build_misalignment(config, task, kind, noise))

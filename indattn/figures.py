@@ -54,6 +54,7 @@ STYLES = {
     "indirect_shuffled": ("#A8A8A8", "*", "-."),
     # Of speech and text.
     "cross_moving": ("#CC79A7", "D", ":"),
+    "cross_expected": ("#E69F00", "v", (0, (5, 1, 1, 1, 1, 1))),
     "phone_classifier": ("#000000", "X", (0, (4, 2))),
 }
 SPARE = [("#F0E442", "*", "-."), ("#999999", "h", "-")]

@@ -170,9 +170,11 @@ def resampled_medians(
     drawn = _multiplicities(int(group.max()) + 1, draws, seed, 1)
     medians = np.empty(draws)
     for rows in np.array_split(np.arange(draws), max(1, draws * len(values) // 1_000_000)):  # some 8 MB at a time
-        weight = drawn[rows][:, group].cumsum(axis=1)
-        half = weight[:, -1:] / 2
-        lower, upper = (weight < half).sum(axis=1), (weight <= half).sum(axis=1)
+        weight = drawn[rows][:, group].cumsum()  # of one row after the other
+        ends = weight[len(values) - 1 :: len(values)]
+        half = (ends + np.concatenate([[0], ends[:-1]])) / 2
+        first = np.arange(len(rows)) * len(values)
+        lower, upper = (np.searchsorted(weight, half, side) - first for side in ("left", "right"))
         medians[rows] = (values[order[lower]] + values[order[upper]]) / 2
     return medians
 

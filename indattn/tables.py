@@ -40,13 +40,14 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str], form: st
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
     for column in columns:
         table.add_column(column.replace("_", " "), no_wrap=True)
     for row in rows:
-        table.add_row(*[_cell(row.get(column)) for column in columns])
+        table.add_row(*[escape(_cell(row.get(column))) for column in columns])
     Console(width=1000).print(table)  # a path that is cut short cannot be copied: the terminal may wrap it
 
 

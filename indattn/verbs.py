@@ -241,9 +241,10 @@ keys
         "indattn.corpora:run",
         "list corpora, get one, check your own, compute features",
         """usage: indattn data                                    what there is: items, splits, size, licence, where
-       indattn data prepare tuxpaint [file=PATH]       get a corpus that is not shipped, into the cache
+       indattn data prepare NAME [file=PATH]           get tuxpaint or human, which are not shipped, into the cache
        indattn data check PATH [images=FOLDER]         read all of your own pictures and texts, count them
        indattn data features NAME|PATH [images=FOLDER] compute what pretrained encoders see, ahead of training
+       indattn data check human                        what sound alone tells of the boundaries of human speech
        indattn data features synthetic                 make the corpus of synthetic speech, ahead of training
 
 your own
@@ -256,6 +257,8 @@ your own
 examples
   indattn data
   indattn data prepare tuxpaint                           161 MB by apt-get download, no root; 14 MB are kept
+  indattn data prepare human                              speech, of the same package; needs pip install
+                                                          'indattn[speech]'; five minutes, 0.5 GB are kept
   indattn data prepare tuxpaint file=tuxpaint-stamps-default_2022.06.04-1_all.deb
   indattn data check holiday-pictures                     a folder
   indattn data check dataset_flickr30k.json images=flickr30k-images
@@ -270,7 +273,7 @@ keys
   file=PATH  force=true  (of prepare)    images=FOLDER  (of check, features)    splits=[...]  (of check)
   format=table|csv|json  progress=auto|true|false""",
         "data",
-        words=("prepare", "check", "features", "emoji", "tuxpaint", "synthetic"),
+        words=("prepare", "check", "features", "emoji", "tuxpaint", "human", "synthetic"),
     ),
 }
 

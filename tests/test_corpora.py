@@ -72,6 +72,31 @@ def test_preparing_once_and_anew(command, cache, monkeypatch):
     assert "nothing to prepare" in command("data", "prepare", "emoji")[1]
 
 
+def test_human_speech_is_got_once_then_made_then_checked(command, cache, monkeypatch):
+    asked = []
+
+    def prepare_clips(file, progress):
+        asked.append(file)
+        (cache / "human").mkdir(parents=True, exist_ok=True)
+        return cache / "human"
+
+    monkeypatch.setattr(corpora, "prepare_clips", prepare_clips)
+    monkeypatch.setattr(corpora, "load_clips", lambda: ["one", "two"])
+    monkeypatch.setattr(corpora, "print_speech", lambda make: print("made"))
+    assert command("data", "prepare", "human", "file=some.deb")[1].endswith(
+        ": 2 recordings with captions; see README.txt in it\nmade\n"
+    )
+    out = command("data", "prepare", "human")[1]
+    assert "there already (force=true" in out
+    assert out.endswith("made\n")
+    command("data", "prepare", "human", "force=true")
+    assert asked == ["some.deb", None]
+    rows = [{"places": "a", "AUC": 0.5}, {"places": "b", "median": 1.0}]
+    monkeypatch.setattr("indattn.data.speech.leaks.check", lambda progress: rows)
+    found = json.loads(command("data", "check", "human", "format=json")[1])
+    assert found == [{"places": "a", "AUC": 0.5, "median": None}, {"places": "b", "AUC": None, "median": 1.0}]
+
+
 def test_checking_one_s_own(command, birds):
     code, out, err = command("data", "check", str(birds), "format=csv")
     assert (code, err) == (0, "")
@@ -115,6 +140,9 @@ def test_splits_that_may_be_empty(command, birds):
         (["prepare"], "takes one corpus, got 0"),
         (["prepare", "tuxpiant"], "did you mean 'tuxpaint'"),
         (["prepare", "tuxpaint", "file=nowhere.deb"], "nowhere.deb: no such file"),
+        (["prepare", "humna"], "did you mean 'human'"),
+        (["prepare", "human", "file=nowhere.deb"], "nowhere.deb: no such file"),
+        (["check", "human"], "indattn data prepare human gets it"),
         (["progress=7"], "progress=7: must be"),
         (["format=xml"], "format=xml"),
         (["imagse=x"], "did you mean 'images'"),

@@ -10,8 +10,8 @@ name                   how
 ``pocketsphinx``       forced alignment with a hidden Markov model of English (:mod:`indattn.alignment.sphinx`)
 =====================  ===============================================================================================
 
-Each takes an :class:`Example` and returns ``(words, 2)`` seconds, start and end of each word, NaN for words that it does
-not place.
+Each takes an :class:`Example` and returns ``(words, 2)`` seconds, start and end of each word, NaN for words that it
+does not place.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from indattn.data.speech.corpus import SpeechCorpus
+from indattn.data.speech.corpus import SpeechCorpus, Utterance
 from indattn.data.speech.features import FRAME, RATE, decibels
 from indattn.data.speech.phones import phone_codes
 from indattn.errors import UserError, nearest
@@ -67,22 +67,16 @@ class Example:
 Aligner = Callable[[Example], NDArray[np.float64]]
 
 
-def example(corpus: SpeechCorpus, row: int, language: str = "en-us") -> tuple[Example, NDArray[np.float64]]:
-    """An utterance of a corpus as it is, and the ``(words, 2)`` true times."""
-    tokens = slice(*corpus.token_starts[row : row + 2])
-    segments = slice(*corpus.segment_starts[row : row + 2])
-    samples = corpus.samples[slice(*corpus.sample_starts[row : row + 2])]
-    words = corpus.segments[segments].tolist()
-    cuts = np.searchsorted(corpus.token_segments[tokens], np.arange(1, len(words)))
-    one = Example(
-        name=str(corpus.names[row]),
-        frames=corpus.frames[slice(*corpus.frame_starts[row : row + 2])],
-        words=tuple(words),
-        phones=tuple(tuple(phones.tolist()) for phones in np.split(corpus.phones[tokens], cuts)),
-        samples=samples if len(samples) else None,
+def example(utterance: Utterance, language: str = "en-us") -> Example:
+    """An utterance of a corpus as it is, with its own transcript."""
+    return Example(
+        name=utterance.name,
+        frames=utterance.frames,
+        words=tuple(segment.text for segment in utterance.segments),
+        phones=tuple(segment.phones for segment in utterance.segments),
+        samples=utterance.samples,
         language=language,
     )
-    return one, corpus.segment_times[segments].astype(float)
 
 
 def linear(example: Example) -> NDArray[np.float64]:
@@ -128,7 +122,8 @@ class MeanDurations:
         rows = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
         seconds = np.where(self.codes[rows] == codes, self.seconds[rows], self.overall)
         words = np.repeat(np.arange(len(example.words)), [len(phones) for phones in example.phones])
-        return _laid_out(np.bincount(words, seconds, len(example.words)), *speech_span(example.frames))
+        lengths = np.bincount(words, seconds, len(example.words)).astype(float)
+        return _laid_out(lengths, *speech_span(example.frames))
 
 
 def speech_span(frames: NDArray[np.uint8]) -> tuple[float, float]:

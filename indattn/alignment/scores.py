@@ -79,14 +79,14 @@ class WordErrors:
 
 
 Parts = tuple[NDArray[np.float64], NDArray[np.float64] | None]
-"""Sums and counts of each utterance, whose ratio is the metric; or values of each word, whose median is it, and None."""
+"""Sums and counts of each utterance, whose ratio is the metric; or values of words, whose median it is, and None."""
 
 
 def _mean(values: Callable[[WordErrors], NDArray[np.generic]]) -> Callable[[WordErrors], Parts]:
     def parts(errors: WordErrors) -> Parts:
         utterances = len(errors.frames_said)
-        sums = np.bincount(errors.utterance, values(errors).astype(float), utterances)
-        return sums, np.bincount(errors.utterance, minlength=utterances).astype(float)
+        sums = np.bincount(errors.utterance, values(errors), utterances)
+        return sums.astype(float), np.bincount(errors.utterance, minlength=utterances).astype(float)
 
     return parts
 

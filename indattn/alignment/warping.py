@@ -7,7 +7,8 @@ mean over the recording taken away.
 
 What is spoken by the engine is matched whole. The recording may have more before and after it, which is left out of the
 match, and every step that goes on in one of the two alone costs :data:`PENALTY`, or else the whole would be matched
-with a few frames of the recording.
+with a few frames of the recording. A word begins with the last of the frames that match its first one, and ends with
+the first of those that match its last one: the others are a pause.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ __all__ = ["PENALTY", "cepstra", "check", "dtw"]
 COEFFICIENTS = slice(1, 13)
 
 PENALTY = 0.64
-"""Cost of a step that is not diagonal; that of two frames is 0 to 4, twice their cosine distance."""
+"""Cost of a step that is not diagonal; that of two frames is 0 to 4, twice their cosine distance.
+
+Of 0.1 to 4 the best on the synthetic corpus' validation split."""
 
 
 def dtw(example: Example) -> NDArray[np.float64]:
@@ -57,9 +60,15 @@ def dtw(example: Example) -> NDArray[np.float64]:
         use_ndim=True,
     )
     path = np.array(best_path(costs, col=int(costs[-1].argmin()), penalty=PENALTY))
-    matched = np.bincount(path[:, 0], path[:, 1], len(one)) / np.bincount(path[:, 0], minlength=len(one))
-    middles = np.arange(len(one)) + 0.5
-    return np.interp(times / FRAME, middles, matched + 0.5) * FRAME
+    first, last = np.full(len(one), len(other)), np.zeros(len(one), np.int64)
+    np.minimum.at(first, path[:, 0], path[:, 1])
+    np.maximum.at(last, path[:, 0], path[:, 1])
+    known = ~np.isnan(times[:, 0])
+    starts, ends = np.rint(times[known].T / FRAME).astype(np.int64).clip(0, len(one))
+    found = np.full(times.shape, np.nan)
+    found[known, 0] = last[starts.clip(max=len(one) - 1)] * FRAME
+    found[known, 1] = np.maximum((first[(ends - 1).clip(0)] + 1) * FRAME, found[known, 0])
+    return found
 
 
 def spoken(words: tuple[str, ...], voice: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

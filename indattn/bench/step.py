@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -77,7 +77,8 @@ def with_model(config: DictConfig, name: str, self_attention: bool) -> DictConfi
     changed = config.copy()
     OmegaConf.set_struct(changed, False)
     # The group's base has no bias; a model's own file says what is different.
-    chosen = {"self_attention": self_attention, "bias": "none"} | dict(load_option("model", name))
+    file = OmegaConf.to_container(load_option("model", name), resolve=False)  # it asks for the task's family
+    chosen = {"self_attention": self_attention, "bias": "none"} | cast(dict, file)
     chosen.pop("defaults")
     changed.model.update(chosen)
     return changed

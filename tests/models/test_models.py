@@ -10,8 +10,11 @@ from indattn.models.matching import count_parameters
 
 #: Of pairs, not of sequences: tests/models/test_pairs.py and tests/tasks/test_cross_modal_retrieval.py.
 OF_PAIRS = ("dual", "dual_small_loss", "uniform", "indirect_tokens", "indirect_shuffled", "indirect_small_loss")
-MODELS = [name for name in group_options("model") if not name.startswith("_") and name not in OF_PAIRS]
-TASKS = [name for name in group_options("task") if name != "cross_modal_retrieval"]
+#: Of spans of time: tests/models/test_alignment.py and tests/tasks/test_speech_text_alignment.py.
+OF_SPANS = ("cross_moving", "cross_expected", "phone_classifier")
+OTHERS = (*OF_PAIRS, *OF_SPANS)
+MODELS = [name for name in group_options("model") if not name.startswith("_") and name not in OTHERS]
+TASKS = [name for name in group_options("task") if name not in ("cross_modal_retrieval", "speech_text_alignment")]
 #: Offsets of many units, so that the kinks of f lie among them and every parameter of f has a gradient.
 SMALL = ("model.layers=2", "model.heads=2", "model.width=16", "model.bias_hidden=8", "model.match_parameters=false",
          "model.offset_scale=1.0")  # fmt: skip
@@ -80,12 +83,12 @@ def step(model, task, batch):
 def test_all_models_and_tasks_are_found():
     assert {"indirect", "standard", "cross", "double_cross", "fusion"} <= set(MODELS)
     assert {"synthetic", "sorting", "sequence_retrieval"} <= set(TASKS)
-    assert set(OF_PAIRS) <= set(group_options("model"))
+    assert set(OTHERS) <= set(group_options("model"))
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("model", OF_PAIRS)
-def test_a_model_of_pairs_is_not_for_sequences(configure, model, task):
+@pytest.mark.parametrize("model", OTHERS)
+def test_a_model_of_another_family_is_not_for_sequences(configure, model, task):
     config = configure(model, task)
     with pytest.raises(UserError, match=f"^model={model}: not for task={task}$"):
         build_model(config, build_task(config))

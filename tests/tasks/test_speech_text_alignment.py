@@ -203,3 +203,17 @@ def test_a_run_from_end_to_end(corpus, command, tmp_path, formulation):
         assert (recorded["words"] != "").sum() == (~np.isnan(recorded["word_spans"][..., 0])).sum() + (
             (recorded["words"] != "") & np.isnan(recorded["word_spans"][..., 0])
         ).sum()
+
+
+def test_a_run_is_evaluated_on_another_corpus_at_other_levels(corpus, command, tmp_path):
+    steps = ("training.steps=1", "training.batch_size=4", "figures=false")
+    assert command("train", "task=speech_text_alignment", *steps, *TINY)[0] == 0
+    (run,) = (path.parent for path in tmp_path.rglob("result.json"))
+    code, out, _ = command("evaluate", str(run), "data=human", "noise=[0,0.5]", "format=csv")
+    assert code == 0
+    lines = out.splitlines()
+    assert "start_median_ms" in lines[0]
+    assert len(lines) == 3
+    code, _, error = command("evaluate", str(run), "data=human", "images=photos")
+    assert code == 2
+    assert "images=photos: the corpora of task speech_text_alignment have no pictures" in error

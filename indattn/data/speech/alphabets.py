@@ -1,6 +1,5 @@
 """Phones as annotators write them, in the International Phonetic Alphabet."""
 
-# ruff: noqa: RUF001 (letters of IPA look like others)
 from __future__ import annotations
 
 import re

@@ -127,7 +127,7 @@ def load_clips() -> list[Clip]:
 def prepare_clips(package: str | Path | None = None, progress: bool = True) -> Path:
     """Get the package, keep what is usable, write it to :func:`clips_folder`: complete or not at all.
 
-    About 40 s and 70 MB.
+    About a minute and 100 MB.
 
     Args:
         package: the ``.deb`` file; by default ``apt-get download`` gets it.

@@ -121,6 +121,39 @@ class SpeechCorpus:
         counts = np.bincount(self.segment_starts[utterance] + self.token_segments, minlength=len(self.segments))
         return _starts(counts)
 
+    def utterance(self, row: int) -> Utterance:
+        """An utterance by its number: what :func:`pack` was given, times as float32."""
+        frames, tokens, segments, samples = (
+            slice(starts[row], starts[row + 1])
+            for starts in (self.frame_starts, self.token_starts, self.segment_starts, self.sample_starts)
+        )
+        times = self.segment_times[segments].tolist()
+        counts = np.bincount(self.token_segments[tokens], minlength=len(times))
+        ends = np.cumsum(counts).tolist()
+        phones, phone_times = self.phones[tokens].tolist(), self.token_times[tokens]
+        known = ~np.isnan(phone_times[:, 0])
+        return Utterance(
+            name=str(self.names[row]),
+            frames=self.frames[frames],
+            segments=tuple(
+                Segment(
+                    text=text,
+                    start=start,
+                    end=end,
+                    phones=tuple(phones[last - count : last]),
+                    phone_times=tuple(map(tuple, phone_times[last - count : last].tolist()))
+                    if known[last - count : last].all()
+                    else (),
+                )
+                for text, (start, end), count, last in zip(
+                    self.segments[segments].tolist(), times, counts.tolist(), ends, strict=True
+                )
+            ),
+            split=str(self.splits[row]),
+            voice=str(self.voices[row]),
+            samples=self.samples[samples] if samples.stop > samples.start else None,
+        )
+
     def seconds(self) -> float:
         """Length of all recordings together."""
         return float(self.frame_starts[-1] * FRAME)

@@ -17,7 +17,8 @@ its result depends on its arguments alone.
 - After a vowel and not before one, as in *full*, /l/ is stamped where it ends: it lasts no time at all. What has no
   length is one phone with the vowel before it, ``ʊl``.
 - Between a nasal and a word that begins with a vowel (*ten apples*) the word's event comes before the nasal, 70 to
-  130 ms before the vowel's. The word is made to begin half way between the two, which is right within about 20 ms.
+  130 ms before the vowel's. The word is made to begin half way between the two. In five voices the median distance to
+  where the spectrum changes was 8 to 33 ms, nine in ten within 73 ms, errors of finding that place among them.
 """
 
 from __future__ import annotations

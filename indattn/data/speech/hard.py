@@ -14,18 +14,27 @@ over the whole recording.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 from tqdm import tqdm
 
-from indattn.data.speech.corpus import SpeechCorpus, Utterance, pack
+from indattn.data.speech import synthetic
+from indattn.data.speech.corpus import SpeechCorpus, pack
 from indattn.data.speech.features import RATE, log_mel
+from indattn.data.speech.store import Stored, speech_folder, stored
 from indattn.errors import UserError
 
-__all__ = ["Recipe", "degraded", "harder", "impulse_response"]
+__all__ = ["Recipe", "degraded", "folder", "harder", "impulse_response", "prepare"]
+
+NAME = "synthetic-hard"
+
+VERSION = 1
+"""Of what this file does; a change of it makes the corpus anew."""
 
 LOWEST = 50.0
 """Hz below which the noise floor is flat."""
@@ -54,13 +63,44 @@ class Recipe:
     seed: int = 0
 
 
-def harder(clean: SpeechCorpus, recipe: Recipe = Recipe(), progress: bool = True) -> SpeechCorpus:
+def prepare(progress: bool = True, recipe: Recipe | None = None) -> Stored:
+    """``synthetic-hard``: read if it is in the cache, or else made, and the synthetic corpus first if need be.
+
+    Raises:
+        UserError: if a package of ``indattn[speech]`` is missing, or the cache cannot be written.
+    """
+    recipe = recipe or Recipe()
+
+    def make(fingerprint: str) -> SpeechCorpus:
+        return harder(synthetic.synthetic_corpus(progress), recipe, progress, fingerprint)
+
+    return stored(NAME, _identity(recipe), make)
+
+
+def folder(recipe: Recipe | None = None) -> Path:
+    """Where the corpus lies, or would.
+
+    Raises:
+        UserError: if a package of ``indattn[speech]`` is missing.
+    """
+    return speech_folder(NAME, _identity(recipe or Recipe()))
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    """What the corpus depends on, as JSON has it."""
+    return {"version": VERSION, "recipe": asdict(recipe), "clean": synthetic.folder().name}
+
+
+def harder(
+    clean: SpeechCorpus, recipe: Recipe | None = None, progress: bool = True, fingerprint: str = ""
+) -> SpeechCorpus:
     """The test split of a corpus, degraded. Utterance k depends on the recipe, its number k and its split alone.
 
     Args:
         clean: a corpus that keeps the samples of its test split.
         recipe: how much harder.
         progress: whether to show a bar.
+        fingerprint: of the corpus that comes out.
 
     Returns:
         A corpus that is all ``test``, with the same segments, its samples kept.
@@ -68,6 +108,7 @@ def harder(clean: SpeechCorpus, recipe: Recipe = Recipe(), progress: bool = True
     Raises:
         UserError: if samples are missing, or one voice has the whole split.
     """
+    recipe = recipe or Recipe()
     rows = clean.rows("test")
     lengths = clean.sample_starts[rows + 1] - clean.sample_starts[rows]
     if not len(rows) or not lengths.all():
@@ -80,13 +121,12 @@ def harder(clean: SpeechCorpus, recipe: Recipe = Recipe(), progress: bool = True
         if not len(others):
             raise UserError(f"{clean.name}: its test split has one voice: babble needs others")
         talkers = [_samples(clean, one) for one in rng.choice(others, recipe.talkers)]
-        segments = _segments(clean, row)
-        samples = degraded(_samples(clean, row), (segments[0].start, segments[-1].end), talkers, recipe, rng)
-        frames = log_mel(samples.astype(np.float32) / 32768)
-        name, voice = str(clean.names[row]), str(clean.voices[row])
-        utterances.append(Utterance(name, frames, segments, "test", voice, samples))
-    made = pack(f"{clean.name}-hard", clean.unit, clean.times, utterances, "")
-    return replace(made, token_times=_taken(clean.token_times, clean.token_starts, rows))
+        one = clean.utterance(row)
+        span = (one.segments[0].start, one.segments[-1].end)
+        samples = degraded(_samples(clean, row), span, talkers, recipe, rng)
+        frames = log_mel(samples.astype(np.float32) / np.float32(32768))
+        utterances.append(replace(one, samples=samples, frames=frames))
+    return pack(NAME, clean.unit, clean.times, utterances, fingerprint)
 
 
 def degraded(
@@ -109,14 +149,14 @@ def degraded(
     room = impulse_response(recipe.reverberation, recipe.direct, rng)
     speech = fftconvolve(samples, room)[:length]
     first, last = (round(second * RATE) for second in span)
-    power = np.mean(speech[first:last] ** 2)
+    power = float(np.mean(speech[first:last] ** 2))
     babble = np.zeros(length)
     for talker in talkers:
         begun = np.roll(talker, -int(rng.integers(len(talker))))
-        babble += np.resize(begun, length) / max(np.sqrt(np.mean(talker**2)), 1e-9)
-    mixed = speech + _at(fftconvolve(babble, room)[:length], power, recipe.babble)
-    mixed += _at(_pink(length, rng), power, recipe.noise)
-    mixed *= PEAK / max(PEAK, np.abs(mixed).max(initial=0))
+        babble += np.resize(begun, length) / max(float(np.sqrt(np.mean(talker**2))), 1e-9)
+    talk = _at(fftconvolve(babble, room)[:length], power, recipe.babble)
+    mixed = speech + talk + _at(_pink(length, rng), power, recipe.noise)
+    mixed *= PEAK / max(PEAK, float(np.abs(mixed).max(initial=0.0)))
     return np.rint(mixed * 32767).astype(np.int16)
 
 
@@ -129,7 +169,7 @@ def impulse_response(seconds: float, direct: float, rng: np.random.Generator) ->
     tail = round(seconds * RATE)
     decay = 10 ** (-3 * np.arange(1, tail + 1) / max(tail, 1))
     noise = rng.standard_normal(tail) * decay
-    scale = np.sqrt(10 ** (-direct / 10) / max((noise**2).sum(), 1e-12))
+    scale = np.sqrt(10 ** (-direct / 10) / max(float((noise**2).sum()), 1e-12))
     return np.concatenate([[1.0], scale * noise])
 
 
@@ -140,7 +180,7 @@ def _pink(length: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 def _at(sound: NDArray[np.float64], power: float, decibels: float) -> NDArray[np.float64]:
     """A sound whose mean power is so many decibels below another."""
-    return sound * np.sqrt(power / 10 ** (decibels / 10) / max(np.mean(sound**2), 1e-12))
+    return sound * np.sqrt(power / 10 ** (decibels / 10) / max(float(np.mean(sound**2)), 1e-12))
 
 
 def _samples(corpus: SpeechCorpus, row: int) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 
 from indattn.data.speech.clips import BLOCK, LEVEL, levels
 from indattn.data.speech.features import RATE
@@ -184,9 +185,10 @@ def pieces(recording: NDArray[np.float32], draw: np.random.Generator) -> list[Pi
 
 def noise(length: int, draw: np.random.Generator) -> NDArray[np.float64]:
     """``(length,)`` of one colour and level, drawn, below :data:`~indattn.data.speech.clips.LEVEL`."""
-    spectrum = np.fft.rfft(draw.standard_normal(length))
-    frequency = np.maximum(np.fft.rfftfreq(length, 1 / RATE), 80)
-    samples = np.fft.irfft(spectrum * frequency ** (-draw.uniform(*COLOUR) / 2), length)
+    size = next_fast_len(length, real=True)
+    spectrum = np.fft.rfft(draw.standard_normal(size))
+    frequency = np.maximum(np.fft.rfftfreq(size, 1 / RATE), 80)
+    samples = np.fft.irfft(spectrum * frequency ** (-draw.uniform(*COLOUR) / 2), size)[:length]
     return samples * (LEVEL * 10 ** (-draw.uniform(*SNR) / 20) / np.sqrt(np.square(samples).mean()))
 
 

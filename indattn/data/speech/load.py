@@ -22,15 +22,19 @@ class Known:
         module: has ``prepare(progress: bool) -> Stored``, which reads the corpus from the cache or makes it, and
             ``folder() -> Path``, where it lies or would; it is imported when it is asked.
         licence: of what comes out.
+        extras: of the project, which it takes to make it.
     """
 
     module: str
     licence: str
+    extras: str = "speech"
 
 
 SPEECH = {
     "synthetic": Known("indattn.data.speech.synthetic", "made here from Unicode-3.0 words by espeak-ng (GPL-3)"),
     "human": Known("indattn.data.speech.human", "GPL-2"),
+    "synthetic-hard": Known("indattn.data.speech.hard", "made here from the synthetic corpus"),
+    "piper": Known("indattn.data.speech.piper", "made here by Piper (GPL-3), voice joe (CC0)", "piper,speech"),
 }
 """Those that have a name. Another is one line here, and a module."""
 

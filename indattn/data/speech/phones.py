@@ -17,6 +17,7 @@ ALPHABET = (
     "abcdefhijklmnopqrstuvwxyz"
     "ɡæçðøħŋœɐɑɒɓɔɕɖɗəɘɚɛɜɝɞɟɢɣɤɥɦɧɨɪɫɬɭɮɯɰɱɲɳɵɶɸɹɺɻɽɾʀʁʂʃʄʈʉʊʋʌʍʎʏʐʑʒʔʕʘʙʛʜʝʟʡʢβθχᵻ"
     "ːˑʰʲʷˠˤʼ˞\u0303\u0329\u032f\u0325\u032a\u0361"
+    "\u0327\u031d\u031e\u0308ᵝ"
 )
 """Letters and marks in the order of their codes, from 2; 0 is no character, 1 one that is not here."""
 

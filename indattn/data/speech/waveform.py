@@ -22,8 +22,8 @@ def drifted(
     """Other speech, then a recording with its tempo changed piece by piece, its pitch kept.
 
     Windows are overlapped and added where the waveforms are alike (WSOLA, Verhelst and Roelands, ICASSP 1993), by
-    ``libtsm``. With tempos of 0.8 to 1.25 what is at a source time is within 5 ms of
-    where the map puts it (half of it within 2 ms); a click of a millisecond may fall between two windows.
+    ``libtsm``. With tempos of 0.8 to 1.25 what is at a source time is within 5 ms of where the map puts it, half of it
+    within 2 ms; a click of half a millisecond may fall between two windows (1 in 75).
 
     Args:
         samples: ``(samples,)`` at 16 kHz.

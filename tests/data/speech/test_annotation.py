@@ -1,6 +1,5 @@
 """Alphabets of aligners in IPA, phones in their words, transcripts that say the same."""
 
-# ruff: noqa: RUF001 (letters of IPA look like others)
 from __future__ import annotations
 
 from itertools import pairwise

@@ -146,7 +146,7 @@ def test_words_that_cannot_be_said_have_no_phones():
 
 
 def test_letters_are_words_in_a_sentence_only():
-    assert phones(["a", "cat"], "en-us")[0] != phones(["a", "cat"], "en-us", in_context=False)[0] == ("eɪ",)  # noqa: RUF001
+    assert phones(["a", "cat"], "en-us")[0] != phones(["a", "cat"], "en-us", in_context=False)[0] == ("eɪ",)
 
 
 @pytest.mark.parametrize(

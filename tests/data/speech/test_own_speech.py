@@ -1,6 +1,5 @@
 """One's own recordings: every layout, every error in one line, splits that no machine decides otherwise."""
 
-# ruff: noqa: RUF001 (letters of IPA look like others)
 from __future__ import annotations
 
 import dataclasses
