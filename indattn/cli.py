@@ -104,9 +104,12 @@ def _run_verb(name: str, arguments: Sequence[str]) -> None:
     verb = VERBS[name]
     words: list[str] = []
     keep: list[str] = []
-    if verb.filters:
-        # `task` and `model` are config groups, which Hydra would look for: as filters they live below `where`.
-        arguments = [re.sub(r"^(task|model|noise|seed|state)=", r"where.\1=", argument) for argument in arguments]
+    if verb.where:
+        # `task` and `model` are config groups, which Hydra would look for.
+        arguments = [re.sub(rf"^({'|'.join(verb.where)})=", r"where.\1=", argument) for argument in arguments]
+    if verb.output:
+        arguments, outputs = _outputs(arguments, verb.output)
+        keep += outputs
     for before, argument in zip(["", *arguments], arguments, strict=False):
         word = "=" not in argument or os.path.exists(argument)
         free = word and not argument.startswith(("-", "+", "~")) and before not in TAKES_A_WORD
@@ -114,8 +117,7 @@ def _run_verb(name: str, arguments: Sequence[str]) -> None:
     if words and verb.positional is None:
         raise UserError(f"{words[0]!r}: indattn {name} takes KEY=VALUE{nearest(words[0], VERBS, 0)}")
     if words:
-        quoted = ",".join("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in words)
-        keep.insert(0, f"{verb.positional}=[{quoted}]")
+        keep.insert(0, f"{verb.positional}={_quoted(words)}")
     sys.argv = [sys.argv[0], *keep]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing: the errors come back to us
     _started.clear()
@@ -135,6 +137,28 @@ def _run_verb(name: str, arguments: Sequence[str]) -> None:
         raise translated from error
     finally:
         argparse.ArgumentParser.error = argparse_error  # type: ignore[method-assign]
+
+
+def _quoted(words: Sequence[str]) -> str:
+    """A list in the grammar of Hydra's overrides."""
+    return "[" + ",".join("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in words) + "]"
+
+
+def _outputs(arguments: Sequence[str], key: str) -> tuple[list[str], list[str]]:
+    """The command line without ``-o FILE``, and the files as an override of a key."""
+    rest, files = [], []
+    waiting = False
+    for argument in arguments:
+        if waiting:
+            files.append(argument)
+        elif argument != "-o":
+            rest.append(argument)
+        waiting = argument == "-o" and not waiting
+    if waiting:
+        raise UserError("-o: a file must follow")
+    if files and any(argument.startswith(f"{key}=") for argument in rest):
+        raise UserError(f"-o and {key}=: give one or the other; -o may come several times")
+    return rest, [f"{key}={_quoted(files)}"] if files else []
 
 
 #: Not empty once a verb's own code runs: errors before that are about the command line.

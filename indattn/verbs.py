@@ -9,16 +9,21 @@ __all__ = ["GROUPS", "HELP", "VERBS", "Verb"]
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: the function it runs, its help, the key that words without ``=`` go to, whether it filters runs, and
-    words that completion offers."""
+    """A verb: the function it runs, its help, the key that words without ``=`` go to, keys that lie below ``where`` in
+    its configuration since config groups have the names of some, the key that words behind ``-o`` go to, and words that
+    completion offers."""
 
     function: str
     summary: str
     usage: str
     positional: str | None = None
-    filters: bool = False
+    where: tuple[str, ...] = ()
+    output: str | None = None
     words: tuple[str, ...] = ()
 
+
+FILTERS = ("task", "model", "noise", "seed", "state")
+"""Keys by which a verb chooses runs."""
 
 VERBS = {
     "train": Verb(
@@ -99,7 +104,7 @@ keys
   task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  or in their place run=PATH|[...]
   example=0  results_dir=results""",
         "figure",
-        filters=True,
+        where=FILTERS,
         words=(
             *("curves", "noise", "figure2", "figure3", "attention", "retrieval", "retrieved", "centres"),
             *("alignment", "spans"),
@@ -120,7 +125,7 @@ keys
   task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  state=done|unfinished|started  (without RUN)
   format=table|csv|json  results_dir=results""",
         "run",
-        filters=True,
+        where=FILTERS,
     ),
     "theory": Verb(
         "indattn.theory:run",
@@ -149,7 +154,7 @@ keys
   examples=128  task=...  model=...  noise=...  seed=...  or in their place run=PATH|[...]  (of training)
   format=table|csv|json  device=auto  threads=auto  progress=auto  results_dir=results""",
         "theory",
-        filters=True,
+        where=FILTERS,
         words=("figure1", "threshold", "setting", "training"),
     ),
     "bench": Verb(
@@ -172,6 +177,40 @@ keys
   models=[...]  steps=N  task=sorting  size=paper  (of step and profile)""",
         "bench",
         words=("attention", "step", "profile", "retrieval", "startup"),
+    ),
+    "align": Verb(
+        "indattn.align:run",
+        "find when each word of a transcript is said in a recording",
+        """usage: indattn align AUDIO TRANSCRIPT [-o OUT ...] [KEY=VALUE ...]
+
+  AUDIO        WAV, FLAC, Ogg, MP3, of any rate and length
+  TRANSCRIPT   a text file, UTF-8: what is said, in order; punctuation, line breaks and numbers as one writes them
+  OUT          .TextGrid (for Praat: words and phones), .json (the same, with confidences), .csv (a row a word);
+               none: a table on the terminal
+
+examples
+  indattn align speech.wav speech.txt                     a table
+  indattn align speech.wav speech.txt -o speech.TextGrid
+  indattn align speech.mp3 speech.txt -o words.csv -o words.json plot=words.png
+  indattn align parole.ogg parole.txt language=fr -o parole.TextGrid
+  indattn align speech.wav speech.txt model=results/runs/speech_text_alignment/cross/noise-0.50/seed-0/1a2b3c4d
+  indattn align speech.wav speech.txt format=csv > words.csv
+
+Words that nobody says are left out (said: no), and so may be what the transcript lacks: music, other speech.
+confidence, 0 to 1, is how probable the model holds it that a word's phones begin within 20 ms of where they were put.
+
+The phones of words are espeak-ng's, for a hundred languages. The reference model has heard English alone, from
+synthetic voices: of human voices, noisy recordings and other languages expect less; look at the confidences and the
+picture. A model of your own recordings: indattn train task=speech_text_alignment task.formulation=pointer
+task.data=FOLDER. Needs pip install 'indattn[speech]'.
+
+keys
+  out=FILE|[...]  language=en-us  model=reference|RUN  plot=FILE.png|.pdf|.svg
+  skip=X          a word is left out below this score, a logarithm; less keeps more words, more leaves out more
+  format=table|csv|json  threads=auto|N""",
+        "file",
+        where=("model",),
+        output="out",
     ),
     "aligners": Verb(
         "indattn.aligners:run",
