@@ -191,7 +191,7 @@ examples
   indattn data check dataset_flickr30k.json images=flickr30k-images
   indattn data check birds.csv splits=[test]              a corpus to test on alone
   indattn data features emoji                             needs pip install 'indattn[retrieval]'; two minutes, 472 MB
-  indattn data features synthetic                         needs pip install 'indattn[speech]'; a minute or two, 160 MB
+  indattn data features synthetic                         needs pip install 'indattn[speech]'; a minute or two, 194 MB
 
 What is wrong is said in one line with file and row. Prepared corpora and features lie in $INDATTN_CACHE, or else in
 the system's folder for caches.

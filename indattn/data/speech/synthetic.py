@@ -185,7 +185,7 @@ def placed(said: Spoken, before: int, after: int) -> tuple[NDArray[np.float32], 
 
 
 def synthetic_corpus(progress: bool = True, recipe: Recipe | None = None, workers: int | None = None) -> SpeechCorpus:
-    """The corpus: read if it is in the cache, or else made. About 2 minutes on two cores.
+    """The corpus: read if it is in the cache, or else made, which takes 70 s of processor time.
 
     Args:
         progress: whether to show a bar.
