@@ -69,15 +69,18 @@ def test_later_speech_is_found_as_much_later(spoken):
 
 
 def test_windows_find_what_one_window_finds(spoken):
-    frames = log_mel(np.tile(spoken.samples, 4))
-    words = phones(SENTENCE.split() * 4, "en-us")
+    more = ["bright yellow lanterns hang above the garden", "nobody remembers where grandfather kept his violin"]
+    recordings = [spoken, *(say(text, voice="en-gb+f2", rate=160) for text in more)]
+    frames = log_mel(np.concatenate([one.samples for one in recordings]))
+    words = phones([word for text in (SENTENCE, *more) for word in text.split()], "en-us")
     model = load_aligner()
     one = align_frames(model, frames, words, window=len(frames))
     several = align_frames(model, frames, words, window=500)
     assert len(several.windows) > 1
-    assert several.said.all()
     assert one.said.all()
-    assert np.median(np.abs(one.times - several.times)) <= 1
+    assert several.said.mean() > 0.9
+    both = (one.times >= 0) & (several.times >= 0)
+    assert np.median(np.abs(one.times - several.times)[both]) <= 1
 
 
 @pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3"])
