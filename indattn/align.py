@@ -92,5 +92,5 @@ def _output(value: Any, known: Any, key: str, inputs: tuple[Path, Path]) -> Path
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"skip={value}: must be a number, about -5 to 5")
+        raise UserError(f"skip={value}: must be a number, about -20 to 5")
     return float(value)

@@ -2,7 +2,7 @@
 
     python scripts/train_reference_aligner.py [RUN]
 
-Some five minutes on a core once the corpus is there: cross-attention with pointers on synthetic speech at drift 0.5,
+Some five minutes on a core once the corpus is there: cross-attention with pointers on synthetic speech at drift 0.25,
 seed 0. A finished RUN of such a training is taken instead of a new one.
 """
 
@@ -20,7 +20,7 @@ from indattn.alignment.trained import REFERENCE
 from indattn.config import IDENTITY
 from indattn.runs import open_run
 
-OPTIONS = ("task=speech_text_alignment", "task.formulation=pointer", "model=cross", "noise=0.5", "seed=0")
+OPTIONS = ("task=speech_text_alignment", "task.formulation=pointer", "model=cross", "noise=0.25", "seed=0")
 LARGEST = 5_000_000
 
 

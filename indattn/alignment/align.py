@@ -40,8 +40,9 @@ EVIDENCE = 60.0
 LONGEST = 60
 """Frames of a phone, at most."""
 
-SKIP = -2.0
-"""Mean score of the boundaries of a word below which it is left out."""
+SKIP = -8.0
+"""Mean score of the boundaries of a word below which it is left out. In human speech, joined captions of five languages
+(validation), a model of synthetic English leaves out 57% of what is said at -2, 22% at -4, 4% at -8, 1% at -16."""
 
 SHORTEST_PHONE = 0.020
 """Seconds; no recording is shorter than so much for each phone of its transcript."""
@@ -141,7 +142,7 @@ def align_frames(
     from indattn.alignment.trained import BoundaryScores
 
     if not -np.inf < skip < np.inf:
-        raise UserError(f"skip={skip}: must be a number, about -5 to 5")
+        raise UserError(f"skip={skip}: must be a number, about -20 to 5")
     lengths = np.array([len(one) for one in phones], np.int64)
     likely = _frames_per_phone(frames, int(lengths.sum()))
     if len(frames) <= window:
