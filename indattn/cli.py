@@ -68,7 +68,7 @@ def _main(arguments: Sequence[str]) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in VERBS:
-        raise UserError(f"{name!r} is no verb{nearest(name, VERBS)}")
+        raise UserError(f"{name!r} is no verb{nearest(name, VERBS, 12)}")
     if "--help" in rest or "-h" in rest:
         print(_verb_help(name))
         return 0
