@@ -41,8 +41,11 @@ LONGEST = 60
 """Frames of a phone, at most."""
 
 SKIP = -8.0
-"""Mean score of the boundaries of a word below which it is left out. A model of synthetic speech scores human speech far
-lower: of the human corpus's validation split the reference model leaves out most phrases at -2, few at -8."""
+"""Mean score of the boundaries of a word below which it is left out.
+
+A model of synthetic speech scores human speech far lower: of the human corpus's validation split the reference model
+leaves out most phrases at -2, few at -8.
+"""
 
 SHORTEST_PHONE = 0.020
 """Seconds; no recording is shorter than so much for each phone of its transcript."""
