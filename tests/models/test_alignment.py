@@ -8,7 +8,8 @@ from torch.testing import assert_close
 from indattn.build import build_misalignment, build_model, build_task
 from indattn.errors import UserError
 from indattn.models.matching import count_parameters
-from indattn.tasks.speech_text_alignment import SpeechTextAlignment, as_batch, cut
+from indattn.tasks.speech_text_alignment import SpeechTextAlignment
+from indattn.tasks.utterances import as_batch, cut
 
 MODELS = ["standard", "indirect", "cross", "cross_moving", "cross_expected"]
 SMALL = ["model.width=16", "model.heads=2", "model.layers=2", "model.ffn=16", "model.bias_hidden=8"]

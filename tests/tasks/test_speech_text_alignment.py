@@ -10,7 +10,8 @@ from speeches import speech
 from indattn.errors import UserError
 from indattn.misalignment import Drift
 from indattn.models.alignment import Aligned
-from indattn.tasks.speech_text_alignment import SpeechTextAlignment, _labelled, _pointed, as_batch
+from indattn.tasks.speech_text_alignment import SpeechTextAlignment, _labelled, _pointed
+from indattn.tasks.utterances import as_batch
 
 CORPUS = speech(splits=(("train", 20), ("validation", 6), ("test", 6)))
 TINY = ["model.width=16", "model.heads=2", "model.layers=2", "model.ffn=16", "model.bias_hidden=8", "device=cpu"]
