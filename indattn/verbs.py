@@ -196,7 +196,8 @@ examples
   indattn align speech.wav speech.txt model=results/runs/speech_text_alignment/cross/noise-0.50/seed-0/1a2b3c4d
   indattn align speech.wav speech.txt format=csv > words.csv
 
-Words that nobody says are left out (said: no), and so may be what the transcript lacks: music, other speech.
+The text must be what is said, word for word: a single word that nobody says is left out (said: no), but where sentences
+are missing from the text or from the recording, words are put in wrong places, and their confidence hardly tells.
 confidence, 0 to 1, is how probable the model holds it that a word's phones begin within 20 ms of where they were put.
 
 The phones of words are espeak-ng's, for a hundred languages. The reference model has heard English alone, from
