@@ -70,7 +70,8 @@ def run(config: DictConfig) -> None:
 def _two(files: Any) -> tuple[Path, Path]:
     given = [str(path) for path in _listed(files)]
     if len(given) != 2:
-        have = f"{len(given)} file{"s" * (len(given) != 1)} ({', '.join(given)})" if given else "no file"
+        files_given = "file" if len(given) == 1 else "files"
+        have = f"{len(given)} {files_given} ({', '.join(given)})" if given else "no file"
         raise UserError(f"{have}: must be a recording and its transcript: indattn align speech.wav speech.txt")
     return Path(given[0]), Path(given[1])
 
