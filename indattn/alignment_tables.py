@@ -18,6 +18,7 @@ from indattn.alignment_figures import FORMULATIONS
 from indattn.alignment_results import GRID, KEYS, Placed, baselines, placed
 from indattn.errors import UserError
 from indattn.statistics import crossed_interval, crossed_quantiles, mean_interval, probability_of_improvement
+from indattn.tables import slug
 
 if TYPE_CHECKING:
     from indattn.plot import Plotter
@@ -180,35 +181,25 @@ def parts(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
         yield slug("-".join(there)), ", ".join(there), of
 
 
-def slug(text: str) -> str:
-    """Text in the name of a file."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
-
-
-def _plain(table: pd.DataFrame) -> pd.DataFrame:
-    """Without a variant where there is only one."""
-    return table.drop(columns="variant") if not table.empty and table["variant"].nunique() == 1 else table
-
-
 def alignment(plotter: Plotter) -> None:
     """Tables of all alignment runs that are selected, errors against noise, cumulative shares."""
     numbers = Numbers.of(plotter)
     if not numbers.found:
         return
-    plotter.save_table(_plain(numbers.summary), "alignment")
-    plotter.save_table(_plain(differences(numbers.found)), "alignment-differences")
+    plotter.save_plain(numbers.summary, "alignment")
+    plotter.save_plain(differences(numbers.found), "alignment-differences")
     error_figures(plotter)
     beside = baselines(plotter.out / "tables" / "alignment-baselines.csv")
     for name, title, of in parts(cumulative(numbers.found)):
         own = of[(of["data"] == of["trained_data"]) & _matched(of)]
         plotter.save_figure(alignment_figures.cumulative_levels(own, beside, title), f"alignment-cumulative-{name}")
-        plotter.save_table(_plain(own), f"alignment-cumulative-{name}")
+        plotter.save_plain(own, f"alignment-cumulative-{name}")
         for formulation, tests in of.groupby("formulation"):
             if tests["data"].nunique() > 1:
                 stem = f"alignment-corpora-{name}-{formulation}"
                 said = f"trained on {title}, {formulation}"
                 plotter.save_figure(alignment_figures.cumulative_corpora(tests, beside, said), stem)
-                plotter.save_table(_plain(tests), stem)
+                plotter.save_plain(tests, stem)
 
 
 def error_figures(plotter: Plotter) -> None:

@@ -196,7 +196,7 @@ def learning_curves(curves: pd.DataFrame, runs: pd.DataFrame, rows: str, columns
                 chance, ceiling = of.get("validation_chance", of["chance"]).iloc[0], of["ceiling"].iloc[0]
                 if metric == "accuracy":
                     reference_lines(axes, chance, ceiling)
-                elif chance:  # else no order is drawn
+                else:
                     reference_lines(axes, chance, ceiling if ceiling <= top else None, "random order")
                 _band(axes, here, "step", "accuracy", models)
                 name = f"noise {column:g}" if columns == "noise" else str(column).replace("_", " ")

@@ -20,6 +20,7 @@ from indattn.config import IDENTITY, NOT_IDENTITY, configs_dir, group_options
 from indattn.errors import UserError, nearest
 from indattn.runs import Run, atomic, named_runs, select_runs
 from indattn.statistics import interquartile_mean, mean_interval
+from indattn.tables import slug
 
 __all__ = ["curve_table", "describe_run", "recording", "run", "run_figures", "run_slug", "run_table", "summary"]
 
@@ -258,7 +259,7 @@ class Plotter:
         default = _default_settings(task) if len(drawn) > 1 else set()
         plain = min(drawn, key=lambda v: (len(set(v) - default), -len(drawn[v]), v), default=())
         for variant, table in drawn.items():
-            name = "-".join([task, *(_slug(setting) for setting in variant if setting not in plain)])
+            name = "-".join([task, *(slug(setting) for setting in variant if setting not in plain)])
             yield name, ", ".join([task.replace("_", " "), *variant]).replace("kind=", "kind ", 1), table
 
     def _noise(self, name: str, table: pd.DataFrame, title: str) -> None:
@@ -338,6 +339,11 @@ class Plotter:
         """Write a figure, close it, and note the files."""
         self.written += figures.save(figure, self.out / "figures" / name)
 
+    def save_plain(self, table: pd.DataFrame, name: str) -> None:
+        """:meth:`save_table`, without a variant where there is only one."""
+        one = not table.empty and table["variant"].nunique() == 1
+        self.save_table(table.drop(columns="variant") if one else table, name)
+
     def save_table(self, table: pd.DataFrame, name: str) -> None:
         """Write a table, unless it is empty, and note the file."""
         if table.empty:
@@ -346,10 +352,6 @@ class Plotter:
         with atomic(path) as file:
             table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
         self.written.append(path)
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "._" else "-" for c in text)
 
 
 def run_slug(run: Run) -> str:

@@ -285,11 +285,6 @@ def _order(value: Any) -> tuple[int, Any]:
     return (order.index(value), "") if value in order else (len(order), value)
 
 
-def _plain(table: pd.DataFrame) -> pd.DataFrame:
-    """Without a variant where there is only one."""
-    return table.drop(columns="variant") if not table.empty and table["variant"].nunique() == 1 else table
-
-
 # Commands ----------------------------------------------------------------------------------------------------
 
 
@@ -298,9 +293,9 @@ def retrieval(plotter: Plotter) -> None:
     numbers = Numbers.of(plotter)
     if not numbers.found:
         return
-    plotter.save_table(_plain(numbers.summary), "retrieval")
-    plotter.save_table(_plain(numbers.differences), "retrieval-differences")
-    plotter.save_table(_plain(run_rows(numbers.found)), "retrieval-runs")
+    plotter.save_plain(numbers.summary, "retrieval")
+    plotter.save_plain(numbers.differences, "retrieval-differences")
+    plotter.save_plain(run_rows(numbers.found), "retrieval-runs")
     for task, of_task in retrieval_runs(plotter).groupby("task"):
         for name, title, of in plotter.variants(str(task), of_task):
             noise_figures(plotter, name, title, str(of["variant"].iloc[0]))
@@ -313,12 +308,12 @@ def noise_figures(plotter: Plotter, name: str, title: str, variant: str) -> None
     numbers = Numbers.of(plotter)
     means, differ = (table[table["variant"] == variant] for table in (numbers.summary, numbers.differences))
     plotter.save_figure(retrieval_figures.recall_curves(means, title), f"noise-{name}")
-    plotter.save_table(_plain(means), f"noise-{name}")
+    plotter.save_plain(means, f"noise-{name}")
     for less, stem in (("uniform", "differences"), ("dual", "differences-dual")):
         of = differ[(differ["less"] == less) & (differ["measure"] == "r10") & (differ["model"] != "pixels")]
         if len(of):
             plotter.save_figure(retrieval_figures.difference_panels(of, less, title), f"{stem}-{name}")
-            plotter.save_table(_plain(of), f"{stem}-{name}")
+            plotter.save_plain(of, f"{stem}-{name}")
 
 
 def retrieval_runs(plotter: Plotter) -> pd.DataFrame:

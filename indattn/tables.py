@@ -9,7 +9,7 @@ from typing import Any
 
 from indattn.errors import UserError
 
-__all__ = ["check_format", "print_table"]
+__all__ = ["check_format", "print_table", "slug"]
 
 FORMATS = ("table", "csv", "json")
 
@@ -59,3 +59,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"
     return str(value)
+
+
+def slug(text: str) -> str:
+    """Text as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in text)

@@ -16,7 +16,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from indattn.alignment.trained import REFERENCE
+from indattn.alignment.trained import REFERENCE, load_aligner
 from indattn.config import IDENTITY
 from indattn.runs import open_run
 
@@ -32,6 +32,8 @@ def main() -> None:
         result = run.result()
         config = run.config()
         kept = OmegaConf.create({key: config[key] for key in (*IDENTITY, "device")})
+        # The width that was matched is written down: matching it again would take two of the seconds of every start.
+        kept.model.ffn, kept.model.match_parameters = load_aligner(path).config.ffn_width, False
         REFERENCE.mkdir(parents=True, exist_ok=True)
         (REFERENCE / "config.yaml").write_text(OmegaConf.to_yaml(kept), encoding="utf-8")
         weights = load_file(run.path / "model.safetensors")

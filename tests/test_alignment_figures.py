@@ -64,7 +64,7 @@ def write(results, model, noise, seed, test, *overrides, other=None):
     metrics, words = test
     result = {
         **{"format": FORMAT, "kind": "drift", "metric": SpeechTextAlignment.metric, "steps": 2, "steps_to_0.9": None},
-        **{"test": metrics, "validation": metrics, "train_loss": 1.0, "chance": 0.0, "ceiling": None},
+        **{"test": metrics, "validation": metrics, "train_loss": 1.0, "chance": None, "ceiling": None},
         **{"parameters": 1000, "seconds": 2.0, "corpus": CORPUS, "per_example": words},
     }
     write_json(path / "result.json", result)

@@ -94,10 +94,10 @@ class Task(abc.ABC):
         """What a run keeps of its model's inside, so that figures need no weights."""
 
     @abc.abstractmethod
-    def chance(self) -> float:
-        """The accuracy of a guess that reads nothing."""
+    def chance(self) -> float | None:
+        """The accuracy of a guess that reads nothing; ``None`` where no one number is."""
 
-    def validation_chance(self) -> float:
+    def validation_chance(self) -> float | None:
         """The same on the validation split."""
         return self.chance()
 

@@ -253,9 +253,8 @@ class SpeechTextAlignment(Task):
         texts = np.where(batch["words"].numpy() >= 0, self.speech.segments[batch["words"].numpy()], "")
         return {**{key: np.asarray(value.cpu()) for key, value in recorded.items()}, "words": texts.astype(str)}
 
-    def chance(self) -> float:
-        """No number: how far a guess is off depends on the lengths of the recordings. A table has the even spread."""
-        return 0.0
+    def chance(self) -> None:
+        """No one number: how far a guess is off depends on the recording. Tables have the even spread."""
 
     def says(self, result: dict[str, Any]) -> str:
         """Errors of the words' starts."""

@@ -16,12 +16,10 @@ packages alone. Another machine may round a sum of the features otherwise.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ from indattn.data.speech.corpus import SPLITS, Segment, SpeechCorpus, Utterance,
 from indattn.data.speech.espeak import phones
 from indattn.data.speech.features import FRAME, log_mel
 from indattn.data.speech.joining import Joined, join
-from indattn.data.speech.store import Stored, speech_folder, stored
+from indattn.data.speech.store import Stored, identity_of, speech_folder, stored
 from indattn.errors import UserError
 
 __all__ = ["HELD_OUT_RECIPE", "Recipe", "draw", "folder", "human_corpus", "prepare", "spoken"]
@@ -150,18 +148,11 @@ def _floats(samples: NDArray[np.int16]) -> NDArray[np.float32]:
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """What the corpus depends on, as JSON has it."""
-    try:
-        versions = {package: metadata.version(package) for package in PACKAGES}
-    except metadata.PackageNotFoundError as error:
-        raise UserError(f"{recipe.name}: no package {error.name}; this needs pip install 'indattn[speech]'") from error
-    settings = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(recipe).items()
-    }
     digest = hashlib.sha256()
     for name in ("clips.csv", *(f"{language}.flac" for language in recipe.languages)):
         path = clips_folder() / name
         digest.update(path.read_bytes() if path.is_file() else b"")
-    return {"version": VERSION, "frame": FRAME, "recipe": settings, "versions": versions, "clips": digest.hexdigest()}
+    return identity_of(recipe.name, recipe, VERSION, PACKAGES, "speech", frame=FRAME, clips=digest.hexdigest())
 
 
 def _make(recipe: Recipe, progress: bool, fingerprint: str) -> SpeechCorpus:

@@ -20,8 +20,7 @@ from __future__ import annotations
 import itertools
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from indattn.data.speech.corpus import Segment, SpeechCorpus, Utterance, pack
 from indattn.data.speech.espeak import Spoken, phones
 from indattn.data.speech.features import RATE, log_mel
 from indattn.data.speech.sentences import source
-from indattn.data.speech.store import Stored, speech_folder, stored
+from indattn.data.speech.store import Stored, identity_of, speech_folder, stored
 from indattn.errors import UserError
 
 __all__ = ["Recipe", "folder", "piper_corpus", "prepare", "segments"]
@@ -156,12 +155,7 @@ def _words(alignment: Sequence[tuple[str, int]], times: Sequence[float]) -> Iter
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """What the corpus depends on, as JSON has it."""
-    try:
-        versions = {package: metadata.version(package) for package in PACKAGES}
-    except metadata.PackageNotFoundError as error:
-        raise UserError(f"{NAME}: no package {error.name}; this needs pip install 'indattn[piper,speech]'") from error
-    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
-    return {"version": VERSION, "recipe": settings, "versions": versions, "words": source()}
+    return identity_of(NAME, recipe, VERSION, PACKAGES, "piper,speech", words=source())
 
 
 def _make(recipe: Recipe, progress: bool, fingerprint: str) -> SpeechCorpus:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from indattn.data.cache import cache_dir, cached, damage, digest_of, manifest
 from indattn.data.speech.corpus import SpeechCorpus
 from indattn.errors import UserError
 
-__all__ = ["Stored", "read_corpus", "speech_folder", "stored", "write_corpus"]
+__all__ = ["Stored", "identity_of", "read_corpus", "speech_folder", "stored", "write_corpus"]
 
 LARGE = ("frames", "samples")
 """Arrays that are mapped, not read."""
@@ -65,6 +66,31 @@ def read_corpus(folder: Path) -> SpeechCorpus:
     if isinstance(found, SpeechCorpus):
         return found
     raise UserError(f"{folder}: {'no such folder' if found is None else f'damaged corpus ({found})'}")
+
+
+def identity_of(
+    name: str, recipe: Any, version: int, packages: Sequence[str], extras: str, **more: Any
+) -> dict[str, Any]:
+    """What a corpus depends on, as JSON has it: its recipe, the versions of code and packages, and ``more``.
+
+    Args:
+        name: what it is called.
+        recipe: a dataclass.
+        version: of the code that makes it.
+        packages: distributions whose versions decide what comes out.
+        extras: of indattn, that bring them.
+
+    Raises:
+        UserError: if one of them is missing.
+    """
+    try:
+        versions = {package: metadata.version(package) for package in packages}
+    except metadata.PackageNotFoundError as error:
+        raise UserError(f"{name}: no package {error.name}; this needs pip install 'indattn[{extras}]'") from error
+    settings = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(recipe).items()
+    }
+    return {"version": version, "recipe": settings, "versions": versions, **more}
 
 
 def speech_folder(name: str, identity: Mapping[str, Any]) -> Path:

@@ -23,7 +23,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from indattn.data.speech.corpus import SPLITS, Segment, SpeechCorpus, Utterance,
 from indattn.data.speech.espeak import Spoken, say, voices
 from indattn.data.speech.features import FRAME, RATE, log_mel
 from indattn.data.speech.sentences import sentences, source
-from indattn.data.speech.store import Stored, speech_folder, stored
+from indattn.data.speech.store import Stored, identity_of, speech_folder, stored
 from indattn.errors import UserError
 
 __all__ = ["Line", "Recipe", "folder", "lines", "prepare", "speak", "synthetic_corpus", "variants"]
@@ -215,14 +214,7 @@ def folder(recipe: Recipe | None = None) -> Path:
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
     """What the corpus depends on, as JSON has it."""
-    try:
-        versions = {package: metadata.version(package) for package in PACKAGES}
-    except metadata.PackageNotFoundError as error:
-        raise UserError(f"{NAME}: no package {error.name}; this needs pip install 'indattn[speech]'") from error
-    settings = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(recipe).items()
-    }
-    return {"version": VERSION, "frame": FRAME, "recipe": settings, "versions": versions, "words": source()}
+    return identity_of(NAME, recipe, VERSION, PACKAGES, "speech", frame=FRAME, words=source())
 
 
 def _make(recipe: Recipe, progress: bool, workers: int, fingerprint: str) -> SpeechCorpus:
