@@ -219,7 +219,7 @@ class Plotter:
     """
 
     def __init__(self, runs: list[Run], out: Path, example: int = 0) -> None:
-        self.runs = [run for run in runs if run.done]
+        self.runs = [run for run in runs if run.known]
         self.out, self.example = out, example
         self.table = run_table(self.runs) if self.runs else pd.DataFrame()
         self.written: list[Path] = []
@@ -384,10 +384,10 @@ def run(config: DictConfig) -> None:
     for one in runs:
         one.result()
     runs = runs or select_runs(config)
-    unfinished = sum(not one.done for one in runs)
+    unfinished = sum(not one.known for one in runs)
     if unfinished:
         print(f"{unfinished} of {len(runs)} runs are not done and left out", file=sys.stderr)
-    runs = [one for one in runs if one.done]
+    runs = [one for one in runs if one.known]
     if not runs:
         raise UserError(f"no finished run matches in {config.results_dir}; `indattn show` lists what there is")
     plotter = Plotter(runs, Path(config.results_dir), config.example)

@@ -12,6 +12,9 @@ Layout::
         trainer.pt            state to resume from (removed when done)
         evaluations/          results on other noise levels, kinds and test sets
         figures/
+
+A run whose folder is missing may be in the record (:mod:`indattn.store`): it has a configuration, a result and a curve,
+but no weights.
 """
 
 from __future__ import annotations
@@ -31,10 +34,26 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from indattn.config import config_hash
 from indattn.errors import UserError
+from indattn.store import Record, load_records, per_example
 
-__all__ = ["Run", "atomic", "find_runs", "named_runs", "noise_name", "open_run", "select_runs", "write_json"]
+__all__ = [
+    "LABELS",
+    "Run",
+    "atomic",
+    "find_runs",
+    "named_runs",
+    "noise_name",
+    "open_run",
+    "scan",
+    "select_runs",
+    "wanted",
+    "write_json",
+]
 
 FORMAT = 1
+
+LABELS = ("task", "model", "noise", "seed", "hash")
+"""What the folders above a run's files say of it."""
 
 
 @contextlib.contextmanager
@@ -106,17 +125,45 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether it finished."""
+        """Whether it finished here: all of its files are there."""
         return (self.path / "result.json").is_file()
 
     @property
+    def known(self) -> bool:
+        """Whether it has a result: in its folder, or in the record."""
+        return self.done or self.record is not None
+
+    @property
     def state(self) -> str:
-        """``done``, ``unfinished`` (has a state to resume from), ``started``, or ``new``."""
+        """``done``, ``recorded`` (see :attr:`known`), ``unfinished`` (can be resumed), ``started``, or ``new``."""
         if self.done:
             return "done"
+        if self.record is not None:
+            return "recorded"
         if (self.path / "trainer.pt").is_file():
             return "unfinished"
         return "started" if (self.path / "config.yaml").is_file() else "new"
+
+    @property
+    def results_dir(self) -> Path:
+        """The results tree it is in."""
+        return self.path.parents[5]
+
+    @property
+    def key(self) -> str:
+        """Its folder below ``runs/``, which names it wherever the tree lies."""
+        return "/".join(self.path.parts[-5:])
+
+    @property
+    def record(self) -> Record | None:
+        """What the record says of it, if anything.
+
+        Raises:
+            UserError: if the record is damaged.
+        """
+        if len(self.path.parts) < 6 or self.path.parts[-6] != "runs":
+            return None
+        return load_records(self.results_dir).get(self.key)
 
     def config(self) -> DictConfig:
         """Its resolved configuration.
@@ -125,6 +172,8 @@ class Run:
             UserError: if it is missing or damaged.
         """
         file = self.path / "config.yaml"
+        if not self.done and (record := self.record) is not None:
+            return typing.cast(DictConfig, OmegaConf.create(record["config"]))
         try:
             config = OmegaConf.load(file)
             if not isinstance(config, DictConfig):
@@ -145,6 +194,8 @@ class Run:
         """
         file = self.path / "result.json"
         if not file.is_file():
+            if (record := self.record) is not None:
+                return self._recorded(record, record["result"])
             raise UserError(f"{self.path} is {self.state}, not done: finish it with the train command that began it")
         try:
             result = json.loads(file.read_text(encoding="utf-8"))
@@ -156,9 +207,16 @@ class Run:
             raise UserError(f"{file} has format {version}, this version reads {FORMAT}")
         return result
 
+    def _recorded(self, record: Record, scored: dict[str, Any]) -> dict[str, Any]:
+        if "per_example" not in scored:
+            return scored
+        return {**scored, "per_example": per_example(self.results_dir, record, scored["per_example"])}
+
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; a last line cut short is left out."""
         file = self.path / "metrics.jsonl"
+        if not self.done and (record := self.record) is not None:
+            return record["curve"]
         if not file.is_file():
             return []
         lines: list[dict[str, Any]] = []
@@ -174,29 +232,28 @@ class Run:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Results of ``indattn evaluate``, one a noise level, kind and test seed."""
+        if not self.done and (record := self.record) is not None:
+            return [self._recorded(record, evaluation) for evaluation in record["evaluations"]]
         return [json.loads(f.read_text(encoding="utf-8")) for f in sorted(self.path.glob("evaluations/*.json"))]
 
     @property
     def labels(self) -> dict[str, Any]:
         """Task, model, noise, seed and hash, read from the folder's name."""
         task, model, noise, seed, digest = self.path.parts[-5:]
-        return {
-            "task": task,
-            "model": model,
-            "noise": float(noise.removeprefix("noise-")),
-            "seed": int(seed.removeprefix("seed-")),
-            "hash": digest,
-        }
+        values = task, model, float(noise.removeprefix("noise-")), int(seed.removeprefix("seed-")), digest
+        return dict(zip(LABELS, values, strict=True))
 
 
 def open_run(path: str | Path) -> Run:
-    """The run at a path.
+    """The run at a path, or in the record under it.
 
     Raises:
         UserError: if there is no run.
     """
     folder = Path(str(path))
     if not folder.is_dir():
+        if (run := Run(folder.absolute())).known:
+            return run
         raise UserError(f"{path}: no such folder; `indattn show` lists the runs there are")
     if not (folder / "config.yaml").is_file():
         inside = next(iter(sorted(folder.glob("**/config.yaml"))), None)
@@ -210,6 +267,48 @@ def open_run(path: str | Path) -> Run:
     return run
 
 
+def wanted(value: Any, chosen: Any) -> bool:
+    """Whether a filter lets a value through: ``None`` any, a list its members, another value itself."""
+    return chosen is None or value in (chosen if isinstance(chosen, list) else [chosen])
+
+
+def scan(
+    results_dir: str | Path, task: Any = None, model: Any = None, noise: Any = None, seed: Any = None
+) -> Iterator[tuple[Run, dict[str, Any], dict[str, os.DirEntry[str]]]]:
+    """Folders of runs below a results tree: the run, its labels, and what lies in its folder by name.
+
+    Folders that no filter lets through are not read.
+    """
+    filters = (task, model, noise, seed, None)
+
+    def label(level: int, name: str) -> Any:
+        if level == 2:
+            return float(name.removeprefix("noise-")) if name.startswith("noise-") else None
+        if level == 3:
+            return int(name.removeprefix("seed-")) if name.startswith("seed-") else None
+        return name
+
+    def below(folder: str, level: int, labels: tuple[Any, ...]) -> Iterator[tuple[str, tuple[Any, ...], Any]]:
+        try:
+            entries = {entry.name: entry for entry in os.scandir(folder)}
+        except (FileNotFoundError, NotADirectoryError):  # removed since it was listed, or a file
+            return
+        if level == len(filters):
+            if "config.yaml" in entries:
+                yield folder, labels, entries
+            return
+        for name, entry in entries.items():
+            try:
+                value = label(level, name)
+            except ValueError:
+                continue  # somebody's folder that only looks like a run's
+            if value is not None and wanted(value, filters[level]) and entry.is_dir():
+                yield from below(entry.path, level + 1, (*labels, value))
+
+    for folder, values, entries in below(os.path.join(results_dir, "runs"), 0, ()):
+        yield Run(Path(folder)), dict(zip(LABELS, values, strict=True)), entries
+
+
 def find_runs(
     results_dir: str | Path,
     task: str | list[str] | None = None,
@@ -218,30 +317,13 @@ def find_runs(
     seed: int | list[int] | None = None,
     state: str | None = None,
 ) -> list[Run]:
-    """Runs of a results tree, filtered by the parts of their path, ordered by them."""
-
-    def wanted(value: Any, filter_: Any) -> bool:
-        if filter_ is None:
-            return True
-        return value in (filter_ if isinstance(filter_, list) else [filter_])
-
-    found = []
-    for file in Path(results_dir).glob("runs/*/*/noise-*/seed-*/*/config.yaml"):
-        run = Run(file.parent)
-        try:
-            labels = run.labels
-        except ValueError:
-            continue  # somebody's folder that only looks like a run's
-        chosen = (
-            wanted(labels["task"], task)
-            and wanted(labels["model"], model)
-            and wanted(labels["noise"], noise)
-            and wanted(labels["seed"], seed)
-            and wanted(run.state, state)
-        )
-        if chosen:
-            found.append((tuple(labels.values()), run))
-    return [run for _, run in sorted(found, key=lambda pair: pair[0])]
+    """Runs of a results tree and of its record, filtered by the parts of their path, ordered by them."""
+    found = {tuple(labels.values()): run for run, labels, _ in scan(results_dir, task, model, noise, seed)}
+    for key, record in load_records(Path(results_dir)).items():
+        labels = tuple(record[name] for name in LABELS)
+        if all(map(wanted, labels, (task, model, noise, seed, None))):
+            found.setdefault(labels, Run(Path(results_dir) / "runs" / key))
+    return [run for _, run in sorted(found.items()) if wanted(run.state if state else None, state)]
 
 
 def named_runs(config: DictConfig) -> list[Run]:

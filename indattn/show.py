@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import json
+import typing
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from indattn.errors import UserError, nearest
-from indattn.runs import Run, named_runs, select_runs
+from indattn.index import run_rows
+from indattn.runs import Run, named_runs
 from indattn.tables import print_table
 
 __all__ = ["run"]
 
 COLUMNS = ["task", "model", "noise", "seed", "kind", "state", "accuracy", "steps_to_0.9", "seconds", "path"]
-STATES = ("done", "unfinished", "started")
-
-
-def row(run: Run) -> dict[str, Any]:
-    """A run in one line; only a finished one has scores."""
-    line: dict[str, Any] = {**run.labels, "state": run.state, "path": str(run.path)}
-    if not run.done:
-        return line
-    try:
-        result = run.result()
-    except UserError:
-        return {**line, "state": "damaged"}
-    return {
-        **line,
-        "kind": result["kind"],
-        "accuracy": result["test"]["accuracy"],
-        "steps_to_0.9": result["steps_to_0.9"],
-        "seconds": result["seconds"],
-    }
+STATES = ("done", "recorded", "unfinished", "started")
 
 
 def run(config: DictConfig) -> None:
@@ -43,19 +27,19 @@ def run(config: DictConfig) -> None:
         for one in named:
             show_one(one, config.format)
         return
-
-    runs = select_runs(config)
-    if not runs and config.format == "table":
+    filters = typing.cast(dict[str, Any], OmegaConf.to_container(config.where))
+    rows = run_rows(config.results_dir, **filters)
+    if not rows and config.format == "table":
         print(f"no run matches in {config.results_dir}; indattn train --help shows how to make one")
         return
-    print_table([row(one) for one in runs], COLUMNS, config.format, title=f"{len(runs)} runs in {config.results_dir}")
+    print_table(rows, COLUMNS, config.format, title=f"{len(rows)} runs in {config.results_dir}")
 
 
 def show_one(run: Run, form: str) -> None:
     """Print one run: configuration, scores, and its curve as a table."""
     config = run.config()
     metrics = run.metrics()
-    result = run.result() if run.done else {}
+    result = run.result() if run.known else {}
     shown = {key: value for key, value in result.items() if key != "per_example"}
     if form == "json":
         print(

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rich.cells import cell_len
+
 from indattn.errors import UserError
 
 __all__ = ["check_format", "print_table", "slug"]
@@ -38,17 +40,17 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str], form: st
         writer.writerow(columns)
         writer.writerows(["" if row.get(c) is None else row[c] for c in columns] for row in rows)
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    # By hand: rich's own table takes milliseconds a row. A line is not cut at the terminal's width, for a path that
+    # is cut short cannot be copied.
+    lines = [[column.replace("_", " ") for column in columns], *([_cell(row.get(c)) for c in columns] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    padded = ["  ".join(map(_padded, line, widths)).rstrip() for line in lines]
+    rule = "\u2500" * (sum(widths) + 2 * max(0, len(widths) - 1))
+    print("\n".join([*([title, ""] if title else []), padded[0], rule, *padded[1:]]))
 
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
-    for column in columns:
-        table.add_column(column.replace("_", " "), no_wrap=True)
-    for row in rows:
-        table.add_row(*[escape(_cell(row.get(column))) for column in columns])
-    Console(width=1000).print(table)  # a path that is cut short cannot be copied: the terminal may wrap it
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - cell_len(text))
 
 
 def _cell(value: Any) -> str:

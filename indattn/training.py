@@ -27,6 +27,7 @@ from indattn.environment import describe, pick_device, set_threads
 from indattn.errors import Interrupted, UserError
 from indattn.misalignment import Batch
 from indattn.models.matching import count_parameters
+from indattn.provenance import code_hash
 from indattn.recording import save_recording
 from indattn.runs import FORMAT, Run, atomic, write_json
 from indattn.tasks.base import Scores, to_device
@@ -69,6 +70,7 @@ class Trainer:
         )
         self.step, self.seconds, self.loss_sum, self.loss_count = 0, 0.0, 0.0, 0
         self.stop_signal: int | None = None
+        self.code: str | None = None
 
     # The loop ------------------------------------------------------------------------------------------------
 
@@ -94,6 +96,10 @@ class Trainer:
         with bar:
             while self.step < self.settings.steps:
                 loss = self._train_step()
+                if (
+                    self.code is None
+                ):  # after the first step: what is hashed is what was imported, and none waits for it
+                    self.code = code_hash(self.config)
                 self.loss_sum, self.loss_count = self.loss_sum + loss, self.loss_count + 1
                 self.step += 1
                 self.seconds = time.perf_counter() - began
@@ -202,6 +208,7 @@ class Trainer:
             "seconds": round(self.seconds, 3),
             "examples_per_second": round(self.settings.steps * self.settings.batch_size / self.seconds, 1),
             **describe(self.device),
+            "code": self.code or code_hash(self.config),
             "per_example": scores.per_example,
         }
         write_json(self.run.path / "result.json", result)
