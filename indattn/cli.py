@@ -11,27 +11,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from indattn.command_line import overrides
 from indattn.errors import Interrupted, UserError, nearest
 from indattn.verbs import GROUPS, HELP, VERBS
 
 __all__ = ["main"]
-
-
-#: Hydra's options that are followed by a word of their own.
-TAKES_A_WORD = (
-    "--cfg",
-    "-c",
-    "--config-dir",
-    "-cd",
-    "--config-name",
-    "-cn",
-    "--config-path",
-    "-cp",
-    "--package",
-    "-p",
-    "--info",
-    "-i",
-)
 
 
 def main() -> None:
@@ -68,7 +52,7 @@ def _main(arguments: Sequence[str]) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in VERBS:
-        raise UserError(f"{name!r} is no verb{nearest(name, VERBS, 12)}")
+        raise UserError(f"{name!r} is no verb{nearest(name, VERBS, 30)}")
     if "--help" in rest or "-h" in rest:
         print(_verb_help(name))
         return 0
@@ -87,6 +71,8 @@ def _report(error: Exception) -> None:
 def _verb_help(name: str) -> str:
     verb = VERBS[name]
     lines = [f"indattn {name}: {verb.summary}", "", verb.usage]
+    if verb.flags:
+        lines += ["", f"as options too: {'  '.join(_option(key) for key in verb.flags)}"]
     if name in ("train", "bench"):
         from pathlib import Path
 
@@ -99,26 +85,13 @@ def _verb_help(name: str) -> str:
     return "\n".join(lines)
 
 
+def _option(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
 def _run_verb(name: str, arguments: Sequence[str]) -> None:
     """Hand the rest of the command line to the verb's Hydra application."""
-    verb = VERBS[name]
-    words: list[str] = []
-    keep: list[str] = []
-    if verb.where:
-        # `task` and `model` are config groups, which Hydra would look for.
-        arguments = [re.sub(rf"^({'|'.join(verb.where)})=", r"where.\1=", argument) for argument in arguments]
-    if verb.output:
-        arguments, outputs = _outputs(arguments, verb.output)
-        keep += outputs
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        word = "=" not in argument or os.path.exists(argument)
-        free = word and not argument.startswith(("-", "+", "~")) and before not in TAKES_A_WORD
-        (words if free else keep).append(argument)
-    if words and verb.positional is None:
-        raise UserError(f"{words[0]!r}: indattn {name} takes KEY=VALUE{nearest(words[0], VERBS, 0)}")
-    if words:
-        keep.insert(0, f"{verb.positional}={_quoted(words)}")
-    sys.argv = [sys.argv[0], *keep]
+    sys.argv = [sys.argv[0], *overrides(name, arguments)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing: the errors come back to us
     _started.clear()
     argparse_error = argparse.ArgumentParser.error
@@ -137,28 +110,6 @@ def _run_verb(name: str, arguments: Sequence[str]) -> None:
         raise translated from error
     finally:
         argparse.ArgumentParser.error = argparse_error  # type: ignore[method-assign]
-
-
-def _quoted(words: Sequence[str]) -> str:
-    """A list in the grammar of Hydra's overrides."""
-    return "[" + ",".join("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in words) + "]"
-
-
-def _outputs(arguments: Sequence[str], key: str) -> tuple[list[str], list[str]]:
-    """The command line without ``-o FILE``, and the files as an override of a key."""
-    rest, files = [], []
-    waiting = False
-    for argument in arguments:
-        if waiting:
-            files.append(argument)
-        elif argument != "-o":
-            rest.append(argument)
-        waiting = argument == "-o" and not waiting
-    if waiting:
-        raise UserError("-o: a file must follow")
-    if files and any(argument.startswith(f"{key}=") for argument in rest):
-        raise UserError(f"-o and {key}=: give one or the other; -o may come several times")
-    return rest, [f"{key}={_quoted(files)}"] if files else []
 
 
 #: Not empty once a verb's own code runs: errors before that are about the command line.
@@ -332,7 +283,10 @@ def _complete(arguments: Sequence[str]) -> None:
         return
     # Hydra sees a line without the verb and without the finished words that are no KEY=VALUE.
     unfinished = "" if line.endswith(" ") else words.pop()
-    finished = [word for word in words[2:] if "=" in word]
+    if unfinished.startswith("-"):
+        print(separator.join(_option(key) for key in VERBS[name].flags))
+        return
+    finished = [word for word in words[2:] if "=" in word and word[0] != "-"]
     os.environ["COMP_LINE"] = " ".join([words[0], *finished, unfinished])
     os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
     said = io.StringIO()
@@ -340,7 +294,8 @@ def _complete(arguments: Sequence[str]) -> None:
         hydra_app(name)()
     # Files that begin with an underscore are parts of others, not choices.
     offered = [word for word in said.getvalue().split() if "=_" not in word]
-    print(separator.join([*VERBS[name].words, *offered] if "=" not in unfinished else offered))
+    verb = VERBS[name]
+    print(separator.join([*verb.words, *map(_option, verb.flags), *offered] if "=" not in unfinished else offered))
 
 
 if __name__ == "__main__":

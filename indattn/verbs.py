@@ -10,8 +10,9 @@ __all__ = ["GROUPS", "HELP", "VERBS", "Verb"]
 @dataclass(frozen=True)
 class Verb:
     """A verb: the function it runs, its help, the key that words without ``=`` go to, keys that lie below ``where`` in
-    its configuration since config groups have the names of some, the key that words behind ``-o`` go to, and words that
-    completion offers."""
+    its configuration since config groups have the names of some, the key that words behind ``-o`` go to, words that
+    completion offers, and keys that may also be written as options: ``format`` as ``--format csv`` or ``--format=csv``,
+    and ``dry_run``, if it is true or false by default, as ``--dry-run``."""
 
     function: str
     summary: str
@@ -20,6 +21,7 @@ class Verb:
     where: tuple[str, ...] = ()
     output: str | None = None
     words: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 FILTERS = ("task", "model", "noise", "seed", "state")
@@ -67,6 +69,7 @@ keys
   noise=LEVEL|[...]  kind=KIND|[...]  test_seed=N|[...]  device=auto  threads=auto  format=table|csv|json
   data=CORPUS|PATH  images=FOLDER  (retrieval)""",
         "run",
+        flags=("format",),
     ),
     "plot": Verb(
         "indattn.plot:run",
@@ -126,6 +129,7 @@ keys
   format=table|csv|json  results_dir=results""",
         "run",
         where=FILTERS,
+        flags=("format",),
     ),
     "theory": Verb(
         "indattn.theory:run",
@@ -156,6 +160,7 @@ keys
         "theory",
         where=FILTERS,
         words=("figure1", "threshold", "setting", "training"),
+        flags=("format",),
     ),
     "bench": Verb(
         "indattn.bench:run",
@@ -177,6 +182,7 @@ keys
   models=[...]  steps=N  task=sorting  size=paper  (of step and profile)""",
         "bench",
         words=("attention", "step", "profile", "retrieval", "startup"),
+        flags=("format",),
     ),
     "align": Verb(
         "indattn.align:run",
@@ -212,6 +218,7 @@ keys
         "file",
         where=("model",),
         output="out",
+        flags=("format",),
     ),
     "aligners": Verb(
         "indattn.aligners:run",
@@ -237,6 +244,7 @@ keys
   format=table|csv|json  progress=auto|true|false  results_dir=results""",
         "aligner",
         words=("linear", "energy-durations", "dtw", "pocketsphinx"),
+        flags=("format",),
     ),
     "data": Verb(
         "indattn.corpora:run",
@@ -275,6 +283,7 @@ keys
   format=table|csv|json  progress=auto|true|false""",
         "data",
         words=("prepare", "check", "features", "emoji", "tuxpaint", "human", "synthetic"),
+        flags=("format",),
     ),
 }
 
