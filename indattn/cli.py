@@ -73,7 +73,7 @@ def _verb_help(name: str) -> str:
     lines = [f"indattn {name}: {verb.summary}", "", verb.usage]
     if verb.flags:
         lines += ["", f"as options too: {'  '.join(_option(key) for key in verb.flags)}"]
-    if name in ("train", "bench"):
+    if name in ("train", "reproduce", "bench"):
         from pathlib import Path
 
         tree = Path(__file__).resolve().parent / "configs"
@@ -159,6 +159,7 @@ def hydra_app(name: str) -> Callable[[], Any]:
         import importlib
 
         from hydra.core.hydra_config import HydraConfig
+        from hydra.errors import HydraException
         from hydra.types import RunMode
         from omegaconf.errors import OmegaConfBaseException
 
@@ -176,8 +177,8 @@ def hydra_app(name: str) -> Callable[[], Any]:
             if sweep:
                 raise SweepMemberError(str(error)) from error  # the sweep goes on with its other members
             sys.exit(error.exit_code)
-        except OmegaConfBaseException as error:  # a section or key taken out of the configuration
-            _report(error)
+        except (OmegaConfBaseException, HydraException) as error:  # of a key taken out, or of what the verb composes
+            _report(_translate(name, error) or error)
             if sweep:
                 raise SweepMemberError(str(error)) from error
             sys.exit(2)
@@ -208,7 +209,7 @@ def _translate(name: str, error: Exception) -> UserError | None:
             f"{' '.join(wrong) or text}: a group takes the name of one of its files; see indattn {name} --help"
         )
     if match := re.search(r"Could not override '([^']+)'", text):
-        return _no_such_key(match[1], {*_known_keys(name), *GROUPS})
+        return _no_such_key(match[1], {*_known_keys("train" if VERBS[name].rest else name), *GROUPS})
     return UserError(" ".join(text.split()))
 
 
@@ -231,7 +232,7 @@ def _check_keys(name: str, config: Any) -> None:
     file = OmegaConf.load(configs_dir() / f"{name}.yaml")
     own = set(_dotted_keys(file))
     groups = [group for entry in file.defaults if not isinstance(entry, str) for group in entry]
-    sections = IDENTITY if name in ("train", "bench") else groups
+    sections = (*IDENTITY, "plan") if name in ("train", "bench") else groups
     keys = _dotted_keys(config)
     known = [key for key in keys if key in own or key.partition(".")[0] in sections]
     for key in keys:

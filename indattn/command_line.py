@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from indattn.errors import UserError, nearest
 from indattn.verbs import VERBS
 
-__all__ = ["TAKES_A_WORD", "overrides"]
+__all__ = ["TAKES_A_WORD", "overrides", "quoted"]
 
 
 #: Hydra's options that are followed by a word of their own.
@@ -54,9 +55,24 @@ def overrides(name: str, arguments: Sequence[str]) -> list[str]:
         (words if free else keep).append(argument)
     if words and verb.positional is None:
         raise UserError(f"{words[0]!r}: indattn {name} takes KEY=VALUE{nearest(words[0], VERBS, 0)}")
+    if verb.rest:
+        keep, rest = _rest(name, keep)
+        keep += [f"{verb.rest}={quoted(rest)}"] * bool(rest)
     if words:
-        keep.insert(0, f"{verb.positional}={_quoted(words)}")
+        keep.insert(0, f"{verb.positional}={quoted(words)}")
     return keep
+
+
+def _rest(name: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments that are the verb's own keys or options, and the overrides that are not."""
+    own = {str(key) for key in _file(name)}
+    behind = ["", *arguments][: len(arguments)]
+    mine = [
+        a.partition("=")[0] in own or a.startswith("-") or b in TAKES_A_WORD
+        for a, b in zip(arguments, behind, strict=True)
+    ]
+    keep = [argument for argument, my in zip(arguments, mine, strict=True) if my]
+    return keep, [argument for argument, my in zip(arguments, mine, strict=True) if not my]
 
 
 def _flags(name: str, arguments: Sequence[str]) -> list[str]:
@@ -84,15 +100,20 @@ def _flags(name: str, arguments: Sequence[str]) -> list[str]:
 
 def _switches(name: str) -> set[str]:
     """Keys of a verb that are true or false by default."""
+    file = _file(name)
+    return {str(key) for key in file if isinstance(file._get_node(key)._value(), bool)}
+
+
+def _file(name: str) -> Any:
+    """The configuration file of a verb."""
     from omegaconf import OmegaConf
 
     from indattn.config import configs_dir
 
-    file = OmegaConf.load(configs_dir() / f"{name}.yaml")
-    return {str(key) for key in file if isinstance(file._get_node(key)._value(), bool)}
+    return OmegaConf.load(configs_dir() / f"{name}.yaml")
 
 
-def _quoted(words: Sequence[str]) -> str:
+def quoted(words: Sequence[str]) -> str:
     """A list in the grammar of Hydra's overrides."""
     return "[" + ",".join("'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in words) + "]"
 
@@ -111,4 +132,4 @@ def _outputs(arguments: Sequence[str], key: str) -> tuple[list[str], list[str]]:
         raise UserError("-o: a file must follow")
     if files and any(argument.startswith(f"{key}=") for argument in rest):
         raise UserError(f"-o and {key}=: give one or the other; -o may come several times")
-    return rest, [f"{key}={_quoted(files)}"] if files else []
+    return rest, [f"{key}={quoted(files)}"] if files else []

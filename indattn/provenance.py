@@ -18,7 +18,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-__all__ = ["code_hash", "modules_of"]
+__all__ = ["code_hash", "hash_of", "modules_of", "roots_of"]
+
+GROUPS = ("task", "model", "misalignment")
 
 #: The loop and how a configuration becomes objects: part of every run. What these import is not followed, because the
 #: loop also ends in figures.
@@ -29,12 +31,17 @@ NEVER = ("indattn.errors", "indattn.recording", "indattn.runs", "indattn.store",
 
 def code_hash(config: DictConfig) -> str:
     """Eight hex digits over the code that can change the numbers of a configuration's run."""
-    targets = [str(config[group].get("_target_", "")) for group in ("task", "model", "misalignment")]
-    return _hash(tuple(target.rpartition(".")[0] for target in targets))
+    return hash_of(roots_of(config))
+
+
+def roots_of(config: DictConfig) -> tuple[str, ...]:
+    """The modules of a configuration's task, model and misalignment."""
+    return tuple(str(config[group].get("_target_", "")).rpartition(".")[0] for group in GROUPS)
 
 
 @functools.cache
-def _hash(roots: tuple[str, ...]) -> str:
+def hash_of(roots: tuple[str, ...]) -> str:
+    """:func:`code_hash` of the runs whose task, model and misalignment are in some modules."""
     digest = hashlib.sha256()
     files = modules_of(roots)
     for name in sorted(files):

@@ -173,7 +173,8 @@ class Trainer:
     def _begin(self, validation: Batch) -> None:
         # The validation split serves the recording before training: the test split is read once, at the end.
         with atomic(self.run.path / "config.yaml") as file:
-            file.write(OmegaConf.to_yaml(self.config, resolve=True))
+            described = OmegaConf.masked_copy(self.config, [str(key) for key in self.config if key != "plan"])
+            file.write(OmegaConf.to_yaml(described, resolve=True))
         (self.run.path / "metrics.jsonl").unlink(missing_ok=True)
         self._save_weights("initial")
         self._record("recording_initial", validation)
@@ -375,6 +376,8 @@ def run(config: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    if not OmegaConf.select(config, "plan.runs", default=True):
+        raise UserError("this experiment has no runs; indattn reproduce makes its tables and figures")
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     jobs, line = 1, 0
     if sweep:

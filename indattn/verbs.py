@@ -9,10 +9,19 @@ __all__ = ["GROUPS", "HELP", "VERBS", "Verb"]
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: the function it runs, its help, the key that words without ``=`` go to, keys that lie below ``where`` in
-    its configuration since config groups have the names of some, the key that words behind ``-o`` go to, words that
-    completion offers, and keys that may also be written as options: ``format`` as ``--format csv`` or ``--format=csv``,
-    and ``dry_run``, if it is true or false by default, as ``--dry-run``."""
+    """A verb.
+
+    Attributes:
+        function: what it runs, ``module:function``.
+        summary, usage: its help.
+        positional: the key that words without ``=`` go to.
+        where: keys that lie below ``where`` in its configuration, since config groups have the names of some.
+        output: the key that words behind ``-o`` go to.
+        words: what completion offers.
+        flags: keys that may also be written as options: ``format`` as ``--format csv`` or ``--format=csv``, and
+            ``dry_run``, if it is true or false by default, as ``--dry-run``.
+        rest: the key of a list that takes every KEY=VALUE whose key is not the verb's own.
+    """
 
     function: str
     summary: str
@@ -22,6 +31,7 @@ class Verb:
     output: str | None = None
     words: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    rest: str | None = None
 
 
 FILTERS = ("task", "model", "noise", "seed", "state")
@@ -70,6 +80,33 @@ keys
   data=CORPUS|PATH  images=FOLDER  (retrieval)""",
         "run",
         flags=("format",),
+    ),
+    "reproduce": Verb(
+        "indattn.reproduce:run",
+        "make the runs of experiments as far as they are missing, then their tables and figures",
+        """usage: indattn reproduce EXPERIMENT ... [KEY=VALUE ...]
+       indattn reproduce all
+
+Says which runs are there, in folders or in the committed record, which are missing, and how long they will take by
+those already timed; makes them in parallel, one thread each; adds them to the record; draws tables and figures. Killed
+or given twice at once, it loses nothing and does nothing twice. A run that fails is tried once more, then listed.
+
+examples
+  indattn reproduce noise_curve --dry-run                 the plan alone
+  indattn reproduce noise_curve                           125 runs
+  indattn reproduce figure2 alignment profile=quick       smaller sweeps, into results/quick
+  indattn reproduce noise_curve seed=0,1 model=indirect,cross      part of it
+  indattn reproduce noise_curve --fresh                   again what was made by other code than is here
+  indattn reproduce all                                   everything (make reproduce-all)
+  indattn reproduce all hydra/launcher=submitit_slurm     on a cluster; needs pip install 'indattn[slurm]'
+
+keys
+  profile=full|quick  dry_run=true  fresh=true  jobs=auto|N  progress=auto|true|false  results_dir=results
+  and every key of indattn train, in place of an axis or beside it; hydra/launcher=...  hydra.launcher.*""",
+        "experiments",
+        words=("all",),
+        flags=("dry_run", "fresh", "profile", "jobs"),
+        rest="override",
     ),
     "plot": Verb(
         "indattn.plot:run",

@@ -256,7 +256,7 @@ def package(tmp_path, monkeypatch):
 
 
 def hashed(*roots):
-    provenance._hash.cache_clear()
+    provenance.hash_of.cache_clear()
     config = {
         group: {"_target_": f"{root}.X"} for group, root in zip(("task", "model", "misalignment"), roots, strict=True)
     }

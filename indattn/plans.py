@@ -1,0 +1,230 @@
+"""Experiments as plans: which runs an experiment is made of, which of them are there, how long the others will take.
+
+An experiment is a file under ``configs/experiment/``: the axes of its sweep and, in its section ``plan``, what
+`indattn reproduce` does around the runs. No torch here.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from indattn.config import check_noise, check_seed, group_options, section
+from indattn.errors import UserError, nearest
+from indattn.index import run_rows
+from indattn.provenance import hash_of, roots_of
+from indattn.runs import Run
+
+__all__ = ["PROFILES", "Experiment", "Member", "Plan", "Timings", "experiments", "load_experiment"]
+
+PROFILES = ("full", "quick")
+
+
+@dataclass
+class PlanConfig:
+    """The section ``plan`` of an experiment.
+
+    Attributes:
+        runs: whether it has runs; without, it is its commands alone.
+        in_all: whether `indattn reproduce all` has it.
+        weights: whether its results are made from weights, which the record does not have.
+        prepare: commands before the runs, without the word indattn.
+        results: commands after them: tables and figures. ``{runs}`` becomes the experiment's runs.
+        quick: axes and other overrides of the profile ``quick``.
+    """
+
+    runs: bool = True
+    in_all: bool = True
+    weights: bool = False
+    prepare: list[str] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
+    quick: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run of an experiment.
+
+    Attributes:
+        overrides: what makes `indattn train` train it.
+        run: its folder.
+        steps: optimiser steps it takes.
+        keeps: steps whose weights it keeps.
+        roots: the modules of its task, model and misalignment (:func:`indattn.provenance.hash_of`).
+    """
+
+    overrides: tuple[str, ...]
+    run: Run
+    steps: int
+    keeps: tuple[int, ...]
+    roots: tuple[str, ...]
+
+    def there(self, weights: bool) -> bool:
+        """Whether its result is there; with ``weights``, also all weights that it keeps."""
+        if not weights:
+            return self.run.known
+        return self.run.done and all((self.run.path / f"step-{step}.safetensors").is_file() for step in self.keeps)
+
+    def made_by_other_code(self) -> bool:
+        """Whether its result was made by other code than is here, or does not say by which."""
+        return self.run.result().get("code") != hash_of(self.roots)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment under a profile and overrides."""
+
+    name: str
+    plan: PlanConfig
+    members: list[Member]
+
+    def missing(self, fresh: bool = False) -> list[Member]:
+        """Runs that are neither there nor recorded; of a ``fresh`` look, those made by other code too."""
+        return [m for m in self.members if not m.there(self.plan.weights) or (fresh and m.made_by_other_code())]
+
+
+def experiments() -> list[str]:
+    """Names of the experiments there are."""
+    return [name for name in group_options("experiment") if name[0] != "_"]
+
+
+def load_experiment(name: str, profile: str, overrides: Sequence[str]) -> Experiment:
+    """An experiment's plan. Hydra must have been started.
+
+    Args:
+        name: a file under ``configs/experiment/``.
+        profile: ``full``, or ``quick`` for the smaller sweep of the plan.
+        overrides: of the command line; they take the place of axes of the same name.
+
+    Raises:
+        UserError: if there is no such experiment, or its plan is not one.
+    """
+    if name not in experiments():
+        raise UserError(f"experiment {name!r}: there is none of that name{nearest(name, [*experiments(), 'all'], 30)}")
+    whole = compose("train", overrides=[f"experiment={name}"], return_hydra_config=True)
+    plan = section(PlanConfig, whole.get("plan") or {}, f"plan of experiment {name}")
+    if not plan.runs:
+        return Experiment(name, plan, [])
+    axes = dict(whole.hydra.sweeper.params or {})
+    if profile == "quick":
+        axes |= plan.quick
+    parser = OverridesParser.create()
+    parsed = parser.parse_overrides([f"{key}={value}" for key, value in axes.items()] + list(overrides))
+    last = {override.get_key_element(): override for override in parsed}  # what the user says, in its place
+    [combinations] = BasicSweeper.split_arguments(list(last.values()), None)
+    return Experiment(name, plan, list(_members(name, parser, combinations)))
+
+
+def _members(name: str, parser: OverridesParser, combinations: list[list[str]]) -> Iterator[Member]:
+    """Members of a sweep. Only choices of groups are composed anew; plain values are put in afterwards."""
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    for combination in combinations:
+        parsed = parser.parse_overrides(combination)
+        plain = [override for override in parsed if composed and _is_plain(override)]
+        others = tuple(text for text, override in zip(combination, parsed, strict=True) if not _is_plain(override))
+        if others not in composed:  # with the plain values as well: Hydra then says what is wrong with them
+            composed[others] = compose("train", overrides=[f"experiment={name}", *combination])
+            plain = []
+        config = composed[others]
+        for override in plain:
+            OmegaConf.update(config, override.key_or_group, override.value())
+        check_noise(config.noise)
+        check_seed(config.seed)
+        overrides = (f"experiment={name}", *combination)
+        keeps = tuple(config.training.keep_checkpoints)
+        yield Member(overrides, Run.of(config), int(config.training.steps), keeps, roots_of(config))
+
+
+def _is_plain(override: Override) -> bool:
+    """Whether an override gives a key a value: it chooses no file of a group, and adds and deletes nothing."""
+    return not (override.is_add() or override.is_delete() or override.is_force_add()) and (
+        not group_options(override.key_or_group)
+    )
+
+
+class Timings:
+    """How long runs take, by runs that are there."""
+
+    def __init__(self, results_dir: Path) -> None:
+        self.by_model: dict[tuple[str, str], list[float]] = {}
+        self.by_task: dict[str, list[float]] = {}
+        for row in run_rows(results_dir):
+            if row["seconds"] and row["steps"]:
+                a_step = row["seconds"] / row["steps"]
+                self.by_model.setdefault((row["task"], row["model"]), []).append(a_step)
+                self.by_task.setdefault(row["task"], []).append(a_step)
+
+    def seconds(self, member: Member) -> float | None:
+        """The median over runs of the same task and model, or else of the task, step for step; ``None`` without any."""
+        labels = member.run.labels
+        timed = self.by_model.get((labels["task"], labels["model"])) or self.by_task.get(labels["task"])
+        return statistics.median(timed) * member.steps if timed else None
+
+
+class Plan:
+    """What several experiments need: their runs, each once, and which of them are missing.
+
+    Args:
+        chosen: the experiments.
+        fresh: whether runs made by other code are missing too.
+        timings: how long runs take.
+    """
+
+    def __init__(self, chosen: list[Experiment], fresh: bool, timings: Timings) -> None:
+        self.chosen, self.fresh, self.timings = chosen, fresh, timings
+        # Of a run that is in several experiments the one is made that keeps most weights.
+        members = sorted((m for e in chosen for m in e.members), key=lambda m: len(m.keeps))
+        missing = sorted((m for e in chosen for m in e.missing(fresh)), key=lambda m: len(m.keeps))
+        self.members = list({member.run: member for member in members}.values())
+        order = {member.run: i for i, member in enumerate(m for e in chosen for m in e.members)}
+        self.missing = sorted({m.run: m for m in missing}.values(), key=lambda m: order[m.run])
+
+    def seconds(self, members: Sequence[Member]) -> float | None:
+        """How long runs take, one after the other; ``None`` when one of them is of a task never timed."""
+        times = [self.timings.seconds(member) for member in members]
+        return None if None in times else math.fsum(t for t in times if t is not None)
+
+    def print(self, jobs: int | None) -> None:
+        """A line an experiment, and one for all."""
+        width = max(len(experiment.name) for experiment in self.chosen)
+        for experiment in self.chosen:
+            print(f"{experiment.name:<{width}}  {self._says(experiment, jobs)}")
+        if len(self.chosen) > 1:
+            print(f"{'together':<{width}}  {len(self.missing)} runs to do{self._time(self.missing, jobs)}")
+
+    def _says(self, experiment: Experiment, jobs: int | None) -> str:
+        if not experiment.members:
+            return f"no runs; {'; '.join(experiment.plan.results)}"
+        missing = experiment.missing(self.fresh)
+        there = [member for member in experiment.members if member.run.known]
+        recorded = sum(not member.run.done for member in there)
+        older = sum(member.made_by_other_code() for member in there)
+        notes = [f"{recorded} in the record alone"] * bool(recorded) + [f"{older} made by other code"] * bool(older)
+        said = f"{len(experiment.members)} runs: {len(there)} there" + (f" ({', '.join(notes)})" if notes else "")
+        return f"{said}, {len(missing)} to do{self._time(missing, jobs)}"
+
+    def _time(self, members: Sequence[Member], jobs: int | None) -> str:
+        if not members:
+            return ""
+        seconds = self.seconds(members)
+        if seconds is None:
+            return ", how long is not known: no run of the task was timed yet"
+        if jobs is None:
+            return f", {_duration(seconds)} of one process"
+        return f", about {_duration(seconds / min(jobs, len(members)))} on {jobs} process{'es' * (jobs > 1)}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,237 @@
+"""Experiments as plans, and `indattn reproduce`: what is there, what is missing, failures, signals, two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hydra import initialize_config_dir
+
+from indattn.config import config_hash, configs_dir
+from indattn.errors import UserError
+from indattn.plans import Plan, Timings, experiments, load_experiment
+from indattn.runs import find_runs
+from indattn.store import load_records
+
+SIZES = ["model.layers=1", "model.width=8", "model.heads=2", "task.n=4", "training.batch_size=4"]
+TINY = [*SIZES, "training.steps=6", "training.evaluate_every=3", "task.validation_size=8", "task.test_size=8"]
+SMALL = ["noise_curve", "model=indirect,standard", "noise=0,1", *TINY]
+HERE = "hydra/launcher=basic"
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(name, profile="full", *overrides):
+        with initialize_config_dir(str(configs_dir()), version_base="1.3"):
+            return load_experiment(name, profile, [f"results_dir={tmp_path}", *overrides])
+
+    return load
+
+
+# Plans -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_is_a_plan_whose_runs_are_those_of_train(name, load, compose):
+    experiment = load(name)
+    runs = [member.run for member in experiment.members]
+    assert len(set(runs)) == len(runs)
+    assert bool(runs) == experiment.plan.runs
+    for member in experiment.members[:: max(1, len(runs) // 3)]:
+        config = compose(*member.overrides)
+        assert config_hash(config) == member.run.path.name
+        assert member.steps == config.training.steps
+        assert list(member.keeps) == config.training.keep_checkpoints
+    if experiment.plan.quick:
+        assert 0 < len(load(name, "quick").members) < len(runs)
+
+
+def test_overrides_take_the_place_of_axes(load):
+    members = load("noise_curve", "full", "seed=7", "noise=0,0.5", "model=cross").members
+    assert sorted((m.run.labels["noise"], m.run.labels["seed"]) for m in members) == [(0.0, 7), (0.5, 7)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"), [(["noise=2"], "noise=2"), (["seed=-1"], "seed=-1"), (["seed=x"], "seed=x")]
+)
+def test_values_that_no_run_can_have(load, overrides, said):
+    with pytest.raises(UserError, match=said):
+        load("noise_curve", "full", *overrides)
+
+
+def test_a_run_in_two_experiments_is_made_once_with_all_weights(load, tmp_path):
+    plain, keeping = load("noise_curve"), load("theory_training")
+    plan = Plan([plain, keeping], False, Timings(tmp_path))
+    assert {m.run for m in keeping.members} < {m.run for m in plain.members}
+    assert len(plan.missing) == len(plain.members)
+    assert sum(bool(member.keeps) for member in plan.missing) == len(keeping.members)
+
+
+# The verb ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """A tree in which a small sweep was reproduced by parallel processes, and what the command said."""
+    tree = tmp_path_factory.mktemp("tree")
+    command = [sys.executable, "-m", "indattn.cli", "reproduce", *SMALL, "seed=0,1", "jobs=2", f"results_dir={tree}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tree)
+    assert done.returncode == 0, done.stderr
+    return tree, done.stdout
+
+
+def test_it_makes_what_is_missing_and_ends_with_tables_and_figures(reproduced):
+    tree, said = reproduced
+    assert "8 runs: 0 there, 8 to do, how long is not known" in said
+    assert [run.state for run in find_runs(tree)] == ["done"] * 8
+    assert len(load_records(tree)) == 8
+    assert (tree / "figures" / "noise-synthetic.png").is_file()
+    assert {run.result()["hardware"]["threads"] for run in find_runs(tree)} == {1}
+
+
+def test_a_second_time_nothing_is_made(reproduced, command):
+    tree, _ = reproduced
+    before = {file: file.stat().st_mtime_ns for file in tree.rglob("result.json")}
+    code, said, _ = command("reproduce", *SMALL, "seed=0,1", f"results_dir={tree}", "--dry-run")
+    assert (code, said.strip()) == (0, "noise_curve  8 runs: 8 there, 0 to do")
+    code, said, _ = command("reproduce", *SMALL, "seed=0,1,2", f"results_dir={tree}", "--dry-run")
+    assert code == 0
+    assert "12 runs: 8 there, 4 to do, about " in said
+    assert {file: file.stat().st_mtime_ns for file in tree.rglob("result.json")} == before
+
+
+def test_recorded_runs_count_and_are_drawn_without_their_folders(reproduced, command, tmp_path):
+    tree, _ = reproduced
+    shutil.copytree(tree / "records", tmp_path / "records")
+    code, said, _ = command("reproduce", *SMALL, "seed=0,1", f"results_dir={tmp_path}")
+    assert code == 0
+    assert "8 there (8 in the record alone), 0 to do" in said
+    for name in ("noise-synthetic.csv", "noise-synthetic-paired.csv", "noise-synthetic-curves.csv"):
+        assert (tmp_path / "tables" / name).read_bytes() == (tree / "tables" / name).read_bytes()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_of_other_code_are_shown_and_made_again_when_asked(reproduced, command, tmp_path):
+    tree, _ = reproduced
+    shutil.copytree(tree / "runs", tmp_path / "runs")
+    one = find_runs(tmp_path)[0]
+    result = one.result()
+    (one.path / "result.json").write_text(json.dumps({**result, "code": "00000000"}))
+    arguments = ["reproduce", *SMALL, "seed=0,1", f"results_dir={tmp_path}"]
+    code, said, _ = command(*arguments, "--dry-run")
+    assert (code, "8 there (1 made by other code), 0 to do" in said) == (0, True)
+    others = {run: (run.path / "result.json").stat().st_mtime_ns for run in find_runs(tmp_path)[1:]}
+    code, said, _ = command(*arguments, "--fresh", HERE)
+    assert (code, "1 to do" in said) == (0, True)
+    assert one.result()["code"] == result["code"]
+    assert one.result()["test"] == result["test"]
+    assert {run: (run.path / "result.json").stat().st_mtime_ns for run in others} == others
+
+
+def test_a_run_that_fails_is_tried_twice_and_listed_and_the_others_are_made(command, tmp_path, monkeypatch):
+    from indattn import training
+
+    tried = []
+    real = training.train
+
+    def train(config):
+        tried.append(float(config.noise))
+        if config.noise == 1:
+            raise UserError("the loss is nan")
+        if len(tried) == 1:
+            raise RuntimeError("a fault that passes")
+        return real(config)
+
+    monkeypatch.setattr(training, "train", train)
+    arguments = ["reproduce", "noise_curve", "model=standard", "noise=0,1", "seed=0", *TINY, HERE, "progress=true"]
+    code, _, said = command(*arguments, f"results_dir={tmp_path}")
+    assert code == 1
+    assert tried == [0, 1, 0, 1]
+    lines = said.strip().splitlines()
+    assert lines[-1] == "indattn: 1 of 2 runs failed; the same command tries them again"
+    assert lines[-2].startswith("failed: indattn train experiment=noise_curve")
+    assert lines[-2].endswith("the loss is nan")
+    assert "1 of 2 runs, 1 failed" in said
+    assert [run.labels["noise"] for run in find_runs(tmp_path, state="done")] == [0.0]
+
+
+def test_two_at_once_share_the_work(tmp_path):
+    arguments = [sys.executable, "-m", "indattn.cli", "reproduce", *SMALL, "seed=0,1", "training.steps=150", "jobs=1"]
+    both = [
+        subprocess.Popen([*arguments, f"results_dir={tmp_path}"], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    runs = find_runs(tmp_path)
+    assert [run.state for run in runs] == ["done"] * 8
+    steps = [[line["step"] for line in run.metrics()] for run in runs]
+    assert all(own == sorted(set(own)) for own in steps)  # nobody wrote into another's curve
+    assert len(load_records(tmp_path)) == 8
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_sigterm_saves_the_runs_at_work_and_the_same_command_goes_on(tmp_path):
+    arguments = [
+        sys.executable,
+        "-m",
+        "indattn.cli",
+        "reproduce",
+        "noise_curve",
+        "model=standard",
+        "noise=0,1",
+        "seed=0",
+    ]
+    arguments += [*TINY, "training.steps=100000", "training.evaluate_every=10", f"results_dir={tmp_path}", "jobs=2"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    end = time.time() + 120
+    while time.time() < end and sum(len(run.metrics()) > 2 for run in find_runs(tmp_path)) < 2:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped with 0 of 2 runs done; the same command goes on" in said
+    assert [run.state for run in find_runs(tmp_path)] == ["unfinished"] * 2
+
+
+# Bad input ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "which experiment?"),
+        (["nois_curve"], "did you mean 'noise_curve'"),
+        (["noise_curve", "model=indirekt"], "model=indirekt: no such model; did you mean 'indirect'"),
+        (["noise_curve", "noise=0,2"], "noise=2: must be from 0"),
+        (["noise_curve", "task.m=3"], "task.m: no such key"),
+        (["noise_curve", "--profile", "fast"], "profile=fast: no such profile"),
+        (["noise_curve", "jobs=0"], "jobs=0"),
+        (["noise_curve", "dry_run=maybe"], "dry_run=maybe"),
+        (["noise_curve", "progress=7", "--dry-run"], "progress=7"),
+    ],
+)
+def test_bad_input_is_one_line(command, arguments, said):
+    code, _, error = command("reproduce", *arguments)
+    assert code == 2
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_plan_larger_than_the_disk_and_a_tree_without_rights(command, monkeypatch, tmp_path):
+    arguments = ["reproduce", *SMALL, "seed=0", f"results_dir={tmp_path}", HERE]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    code, _, error = command(*arguments)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "4 runs of about 8 MB do not fit" in error
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("")
+    code, _, error = command("reproduce", *SMALL, f"results_dir={tmp_path / 'file'}", HERE)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "cannot write there" in error
