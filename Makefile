@@ -36,19 +36,8 @@ lint: $(READY)  ## ruff and mypy
 format: $(READY)  ## let ruff format the code
 	$(BIN)/ruff format indattn tests scripts
 
-reproduce-all: $(READY)  ## figures 1 to 3, the noise curve, retrieval, alignment (574 runs, some 9 hours on 2 cores, resumable), the costs
-	$(BIN)/indattn theory figure1 threshold
-	$(BIN)/indattn train experiment=theory_training $(SWEEP)
-	$(BIN)/indattn train experiment=noise_curve $(SWEEP)
-	$(BIN)/indattn train experiment=figure2 $(SWEEP)
-	$(BIN)/indattn train experiment=cross_modal_tuning $(SWEEP) figures=false
-	$(BIN)/indattn train experiment=cross_modal $(SWEEP) figures=false
-	$(BIN)/indattn data features synthetic
-	$(BIN)/indattn train experiment=alignment $(SWEEP) figures=false
-	$(BIN)/indattn train experiment=alignment_pointer $(SWEEP) figures=false
-	$(BIN)/indattn train experiment=alignment_frames $(SWEEP) figures=false
-	$(BIN)/indattn aligners
-	$(MAKE) figures bench
+reproduce-all: $(READY)  ## all runs, tables, figures and costs: some 16 hours on 2 cores, resumable; what is recorded is not made again
+	$(BIN)/indattn reproduce all
 
 figures: $(READY)  ## figures and tables of the runs there are
 	-$(BIN)/indattn plot noise curves task=synthetic

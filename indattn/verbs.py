@@ -128,6 +128,7 @@ figures
               against noise, cumulative shares of words, beside aligners without a network; by corpus where runs were
               evaluated on others
   spans       a recording, its words, and how their spans move through the layers; each layer's bias
+  tuning      no figure: the validation scores of runs that differ in learning rate or another choice, a table a task
   (none named: every one that the runs allow)
 
 examples
@@ -147,7 +148,7 @@ keys
         where=FILTERS,
         words=(
             *("curves", "noise", "figure2", "figure3", "attention", "retrieval", "retrieved", "centres"),
-            *("alignment", "spans"),
+            *("alignment", "spans", "tuning"),
         ),
     ),
     "show": Verb(

@@ -20,7 +20,14 @@ from indattn.alignment.trained import REFERENCE, load_aligner
 from indattn.config import IDENTITY
 from indattn.runs import open_run
 
-OPTIONS = ("task=speech_text_alignment", "task.formulation=pointer", "model=cross", "noise=0.25", "seed=0")
+OPTIONS = (
+    "task=speech_text_alignment",
+    "task.formulation=pointer",
+    "model=cross",
+    "noise=0.25",
+    "seed=0",
+    "training.lr=0.001",
+)
 LARGEST = 5_000_000
 
 

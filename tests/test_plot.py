@@ -249,3 +249,15 @@ def test_plotter_ignores_runs_that_are_not_done(tree, tmp_path):
         assert len(Plotter(runs, tmp_path).table) == len(runs) - 1
     finally:
         result.write_bytes(kept)
+
+
+def test_the_table_of_what_was_tuned_has_validation_scores(command, tree):
+    code, out, _ = command("plot", "tuning")
+    assert code == 0
+    table = pd.read_csv(tree / "tables" / "tuning-sorting.csv")
+    runs = find_runs(tree, "sorting")
+    assert sorted(table["validation_accuracy"]) == pytest.approx(
+        sorted(run.result()["validation"]["accuracy"] for run in runs)
+    )
+    assert set(table["variant"]) == {"self_attention=true", "self_attention=false"}
+    assert not (tree / "tables" / "tuning-synthetic.csv").exists()  # one variant
