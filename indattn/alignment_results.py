@@ -130,6 +130,8 @@ def placed(plotter: Plotter) -> list[Placed]:
         for evaluation in run.evaluations():
             where = evaluation.get("corpus", result["corpus"])
             here = {**trained, "data": corpora.name(where), "noise": float(evaluation["noise"])}
+            if evaluation.get("skip") is not None:
+                here["variant"] = ", ".join(filter(None, [row["variant"], f"skip={evaluation['skip']:g}"]))
             if evaluation["test_seed"] == 0 and here != own:
                 file = run.path / "evaluations"
                 found.append(_placed(here, evaluation, evaluation["per_example"], cost, file))

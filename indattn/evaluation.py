@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,7 @@ def evaluate(
     device: torch.device,
     data: str | None = None,
     images: str | None = None,
+    skips: Sequence[float | None] = (None,),
 ) -> list[dict[str, Any]]:
     """Score a finished run on the test split under every combination of level, kind and test seed.
 
@@ -75,9 +78,10 @@ def evaluate(
         seeds: test sets; 0 is the one every run is tested on when it ends.
         device: where to compute.
         data, images: another corpus, for tasks that have one: its test split.
+        skips: of alignment, scores below which a word is held not to be said; ``None`` is the task's own.
 
     Raises:
-        UserError: if the task has no corpus, or the corpus no such split.
+        UserError: if the task has no corpus, or the corpus no such split; if its models leave out no words.
     """
     config = run.config()
     result = run.result()
@@ -92,17 +96,22 @@ def evaluate(
             if key in config.task:
                 config.task[key] = value
     task = build_task(config)
+    if tuple(skips) != (None,) and config.task.get("formulation", "centres") == "centres":
+        raise UserError(f"skip={skips[0]}: task {config.task.name} as it was trained here leaves out no words")
     cases = [
-        (kind, noise, seed, build_misalignment(config, task, kind, noise))
+        (kind, noise, seed, skip, build_misalignment(config, task, kind, noise))
         for kind in (kinds or [config.misalignment.kind])
         for noise in (noises or [float(config.noise)])
         for seed in seeds
+        for skip in skips
     ]
     model = load_model(run, task, config).to(device)
     corpus = task.corpus() if data is not None else {}
     prefix = f"{re.sub(r'[^0-9A-Za-z]+', '-', Path(data).stem)}-{corpus['fingerprint'][:8]}-" if data else ""
     rows = []
-    for kind, noise, seed, misalignment in cases:
+    for kind, noise, seed, skip, misalignment in cases:
+        if skip is not None:
+            task.skip = skip  # type: ignore[attr-defined]
         scores = task.score(model, task.split("test", misalignment, seed), device)
         row = {
             "format": FORMAT,
@@ -110,6 +119,7 @@ def evaluate(
             "noise": noise,
             "test_seed": seed,
             "data": data,
+            **({"skip": skip} if skip is not None else {}),
             **({"corpus": corpus} if corpus else {}),
             "trained_kind": config.misalignment.kind,
             "trained_noise": float(config.noise),
@@ -117,12 +127,18 @@ def evaluate(
             "chance": task.chance(),
             "ceiling": task.ceiling(kind, noise),
         }
-        write_json(
-            run.path / "evaluations" / f"{prefix}{kind}-noise-{noise_name(noise)}-seed-{seed}.json",
-            {**row, "per_example": scores.per_example},
-        )
+        name = f"{prefix}{kind}-noise-{noise_name(noise)}-seed-{seed}{'' if skip is None else f'-skip-{skip:g}'}"
+        write_json(run.path / "evaluations" / f"{name}.json", {**row, "per_example": scores.per_example})
         rows.append({**run.labels, "training_accuracy": result["test"]["accuracy"], **row})
     return rows
+
+
+def _number(key: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{key}={value}: must be a number")
+    return float(value)
 
 
 def run(config: DictConfig) -> None:
@@ -150,7 +166,9 @@ def run(config: DictConfig) -> None:
     device = pick_device(config.device)
     set_threads(config.threads)
     kinds = listed(config.kind)
-    rows = [row for one in runs for row in evaluate(one, noises, kinds, seeds, device, config.data, config.images)]
+    skips = [_number("skip", skip) for skip in listed(config.skip) or [None]]
+    other = (config.data, config.images, skips)
+    rows = [row for one in runs for row in evaluate(one, noises, kinds, seeds, device, *other)]
     columns = [
         "task",
         "model",
@@ -161,6 +179,7 @@ def run(config: DictConfig) -> None:
         "noise",
         "test_seed",
         "data",
+        *["skip"] * (skips != [None]),
         "accuracy",
         *(key for key in dict.fromkeys(key for row in rows for key in row) if key in TABLE_SCORES),
         "ceiling",

@@ -72,12 +72,14 @@ examples
   indattn evaluate RUN noise=[0,0.25,0.5,0.75,1]          trained at one level, tested at five
   indattn evaluate RUN kind=[shift,shuffle] test_seed=[0,1,2] format=csv
   indattn evaluate RUN data=tuxpaint                      retrieval: pictures of another kind
+  indattn evaluate RUN data=human noise=0 skip=[0,-4,-8]  alignment: human speech, words less and less left out
 
 Each score is also kept in the run's folder, under evaluations/.
 
 keys
   noise=LEVEL|[...]  kind=KIND|[...]  test_seed=N|[...]  device=auto  threads=auto  format=table|csv|json
-  data=CORPUS|PATH  images=FOLDER  (retrieval)""",
+  data=CORPUS|PATH  images=FOLDER  (retrieval)
+  data=CORPUS|PATH  skip=X|[...]   (alignment; below a smaller skip fewer words are held not to be said)""",
         "run",
         flags=("format",),
     ),

@@ -252,7 +252,7 @@ def test_plotter_ignores_runs_that_are_not_done(tree, tmp_path):
 
 
 def test_the_table_of_what_was_tuned_has_validation_scores(command, tree):
-    code, out, _ = command("plot", "tuning")
+    code, _, _ = command("plot", "tuning")
     assert code == 0
     table = pd.read_csv(tree / "tables" / "tuning-sorting.csv")
     runs = find_runs(tree, "sorting")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,8 +42,9 @@ UNIT = 0.1 / FRAME
 BETA = 0.1
 """Errors below it, in those units, count squared."""
 
-SKIP = -2.0
-"""Viterbi's algorithm: log-probability a token at which a word is rather left out."""
+SKIPS = {"pointer": 0.0, "frames": -2.0}
+"""Scores below which a word is held not to be said: of a pointer's boundaries, how much more probable the place is than
+"not said", in the mean; of frames, log-probabilities a token."""
 
 
 @dataclass
@@ -68,11 +69,18 @@ class SpeechTextAlignment(Task):
     formulation: str = "centres"
     pool: int = 8
 
+    #: In place of :data:`SKIPS`; no part of a configuration, for it changes no training (`indattn evaluate skip=X`).
+    skip: float | None = field(default=None, init=False)
+
     def __post_init__(self) -> None:
         if self.formulation not in FORMULATIONS:
             raise UserError(f"task.formulation={self.formulation}: must be {', '.join(FORMULATIONS)}")
         if self.pool < 1:
             raise UserError(f"task.pool={self.pool}: must be at least 1")
+
+    @property
+    def _skip(self) -> float:
+        return SKIPS[self.formulation] if self.skip is None else self.skip
 
     # The corpus ----------------------------------------------------------------------------------------------
 
@@ -184,9 +192,9 @@ class SpeechTextAlignment(Task):
     def decode(self, aligned: Aligned, batch: Batch) -> NDArray[np.float32]:
         """``(B, W, 2)`` starts and ends of words in frames; NaN where one is held not to be said."""
         if aligned.starts is not None and aligned.ends is not None:
-            return _pointed_at(aligned.starts, aligned.ends, batch)
+            return _pointed_at(aligned.starts, aligned.ends, batch, self._skip)
         if aligned.frames is not None:
-            return _viterbi(aligned.frames, batch)
+            return _viterbi(aligned.frames, batch, self._skip)
         return _outer(aligned.spans[-1], batch)
 
     def score(self, model: nn.Module, split: Batch, device: torch.device) -> Scores:
@@ -292,7 +300,7 @@ def _labelled(batch: Batch, frames: int) -> Tensor:
     return torch.where(middle < batch["lengths"].unsqueeze(1), label, -1)
 
 
-def _pointed_at(starts: Tensor, ends: Tensor, batch: Batch) -> NDArray[np.float32]:
+def _pointed_at(starts: Tensor, ends: Tensor, batch: Batch, skip: float) -> NDArray[np.float32]:
     """The best boundaries in order, a word being left out where its tokens rather point at none."""
     logs = torch.stack([starts, ends], 2).float().log_softmax(-1)
     scores = (logs[..., :-1] - logs[..., -1:]).cpu().numpy()
@@ -302,13 +310,13 @@ def _pointed_at(starts: Tensor, ends: Tensor, batch: Batch) -> NDArray[np.float3
     chains = [one[own][:, :length] for one, own, length in zip(scores, rows, lengths, strict=True)]
     words = _word_lengths(batch)
     made = np.full((len(chains), batch["words"].shape[1], 2), np.nan, np.float32)
-    found = decode_boundaries(chains, words, skip=0.0)
+    found = decode_boundaries(chains, words, skip=skip)
     for row, (chain, sizes, path) in enumerate(zip(chains, words, found, strict=True)):
         made[row, : len(sizes)] = word_times(refined(chain, path.times), sizes)
     return made
 
 
-def _viterbi(frames: Tensor, batch: Batch) -> NDArray[np.float32]:
+def _viterbi(frames: Tensor, batch: Batch, skip: float) -> NDArray[np.float32]:
     """The best assignment of frames to tokens in order."""
     words = _word_lengths(batch)
     scores = []
@@ -316,7 +324,7 @@ def _viterbi(frames: Tensor, batch: Batch) -> NDArray[np.float32]:
         count = int(sizes.sum())
         scores.append(np.concatenate([one[:length, :count], one[:length, -1:]], 1))
     made = np.full((len(scores), batch["words"].shape[1], 2), np.nan, np.float32)
-    for row, (sizes, path) in enumerate(zip(words, decode_frames(scores, words, skip=SKIP), strict=True)):
+    for row, (sizes, path) in enumerate(zip(words, decode_frames(scores, words, skip=skip), strict=True)):
         last = np.cumsum(sizes) - 1
         times = np.stack([path.starts[last - sizes + 1], path.ends[last]], 1)
         made[row, : len(sizes)] = np.where(path.said[:, None], times, np.nan)

@@ -10,6 +10,7 @@ from speeches import speech
 from indattn.errors import UserError
 from indattn.misalignment import Drift
 from indattn.models.alignment import Aligned
+from indattn.runs import find_runs
 from indattn.tasks.speech_text_alignment import SpeechTextAlignment, _labelled, _pointed
 from indattn.tasks.utterances import as_batch
 
@@ -223,3 +224,22 @@ def test_a_run_is_evaluated_on_another_corpus_at_other_levels(corpus, command, t
     code, _, error = command("evaluate", str(run), "data=human", "images=photos")
     assert code == 2
     assert "images=photos: the corpora of task speech_text_alignment have no pictures" in error
+
+
+def test_less_is_left_out_the_smaller_skip(corpus, command, tmp_path):
+    arguments = ["task=speech_text_alignment", "task.formulation=pointer", *TINY, "training.steps=2"]
+    arguments += ["training.batch_size=4", "figures=false", f"results_dir={tmp_path}"]
+    assert command("train", *arguments)[0] == 0
+    (run,) = find_runs(tmp_path)
+    code, out, _ = command("evaluate", str(run.path), "noise=0", "skip=[-1000,1000,null]", "format=json")
+    assert code == 0
+    assert [row["skip"] for row in json.loads(out)] == [-1000, 1000, None]
+    found = {one.get("skip"): one for one in run.evaluations()}
+    assert len(found) == 3
+    assert None not in found[-1000]["per_example"]["start"]
+    assert set(found[1000]["per_example"]["start"]) == {None}
+    assert command("train", *[a for a in arguments if "formulation" not in a])[0] == 0
+    other = next(one for one in find_runs(tmp_path) if one.config().task.formulation == "centres")
+    code, _, error = command("evaluate", str(other.path), "skip=-3")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "leaves out no words" in error
