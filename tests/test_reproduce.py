@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
@@ -198,6 +199,18 @@ def test_sigterm_saves_the_runs_at_work_and_the_same_command_goes_on(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped with 0 of 2 runs done; the same command goes on" in said
     assert [run.state for run in find_runs(tmp_path)] == ["unfinished"] * 2
+
+
+@pytest.mark.skipif(os.name != "posix" or shutil.which("ps") is None, reason="process groups")
+def test_a_sweep_that_is_killed_ends_as_one_that_was_not():
+    script = Path(__file__).parents[1] / "scripts" / "kill_sweep.py"
+    arguments = ["--kills=4", "--runs=4", "--steps=600", "--most=2"]
+    done = subprocess.run(
+        [sys.executable, script, *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 kills" in done.stdout
+    assert "at work" in done.stdout
 
 
 # Bad input ---------------------------------------------------------------------------------------------------
