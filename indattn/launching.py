@@ -32,7 +32,7 @@ __all__ = ["Launcher", "make", "processes", "train_member"]
 ATTEMPTS = 2
 """How often a run is tried."""
 
-MEMORY = 1.2e9
+MEMORY = 1.8e9
 """Bytes that each process has at least when they are shared out: what the largest of our runs take."""
 
 STOP = "INDATTN_STOP"
