@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ __all__ = ["build_misalignment", "build_model", "build_task", "model_class"]
 
 SEQUENCES = "indattn.models.sequence"
 FAMILIES = {SEQUENCES, "indattn.models.pairs", "indattn.models.alignment"}
-"""Modules of the families of models; a task's configuration names its family's, or is of sequences."""
+"""Modules of the families of models; a task's configuration names its family's (one of one's own too), or is of
+sequences."""
 
 
 def build_task(config: DictConfig) -> Task:
@@ -42,7 +43,9 @@ def build_misalignment(
     chosen = config.misalignment if kind is None else load_option("misalignment", kind)
     if kind is not None:
         chosen = OmegaConf.merge(OmegaConf.create({"model": config.model}), {"misalignment": chosen}).misalignment
-    if chosen.kind not in task.kinds:
+    target = str(chosen.get("_target_", ""))
+    made_for = locate(target, Misalignment, "misalignment._target_").tasks  # type: ignore[type-abstract]
+    if chosen.kind not in task.kinds and task.name not in made_for:
         raise UserError(f"misalignment={chosen.kind}: task {task.name} has {', '.join(task.kinds)}")
     level = check_noise(config.noise if noise is None else noise)
     made = construct(chosen, Misalignment, "misalignment", {"noise": level})  # type: ignore[type-abstract]
@@ -55,17 +58,22 @@ def model_class(config: DictConfig) -> type[Model]:
     """The class of a configuration's model.
 
     Raises:
-        UserError: if the task's family of models has none of that name.
+        UserError: if there is none, or it is of another task's family.
     """
     target = str(config.model.get("_target_", ""))
-    module, _, name = target.rpartition(".")
+    module = target.rpartition(".")[0]
     family = OmegaConf.select(config, "task.family", default=SEQUENCES)
     elsewhere = f"model={config.model.get('name')}: not for task={OmegaConf.select(config, 'task.name')}"
-    if module == family and family in FAMILIES and not hasattr(importlib.import_module(family), name):
-        raise UserError(elsewhere)
-    found = locate(target, Model, "model._target_")
-    # A model of one's own may be of no family; one of another family is not for this task.
-    if {base.__module__ for base in found.__mro__} & (FAMILIES - {family}):
+    try:
+        found = locate(target, Model, "model._target_")
+    except UserError as error:
+        if module == family in sys.modules and isinstance(error.__cause__, AttributeError):
+            raise UserError(elsewhere) from error
+        raise
+    # A model of one's own may be of no family, and a family of one's own may build on another; what comes first in the
+    # class's ancestry says whose it is.
+    owner = next((base.__module__ for base in found.__mro__ if base.__module__ in FAMILIES | {family}), family)
+    if module != family and owner != family:
         raise UserError(elsewhere)
     return found
 

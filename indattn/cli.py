@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from indattn.command_line import overrides
+from indattn.command_line import config_dirs, overrides
 from indattn.errors import Interrupted, UserError, nearest
+from indattn.trees import configs_dir, group_options, use, used
 from indattn.verbs import GROUPS, HELP, VERBS
 
 __all__ = ["main"]
@@ -54,7 +55,7 @@ def _main(arguments: Sequence[str]) -> int:
     if name not in VERBS:
         raise UserError(f"{name!r} is no verb{nearest(name, VERBS, 30)}")
     if "--help" in rest or "-h" in rest:
-        print(_verb_help(name))
+        print(_verb_help(name, rest))
         return 0
     _run_verb(name, rest)
     return 0
@@ -68,21 +69,21 @@ def _report(error: Exception) -> None:
     print(f"indattn: {' '.join(str(error).split())}", file=sys.stderr)
 
 
-def _verb_help(name: str) -> str:
+def _verb_help(name: str, arguments: Sequence[str]) -> str:
     verb = VERBS[name]
     lines = [f"indattn {name}: {verb.summary}", "", verb.usage]
     if verb.flags:
         lines += ["", f"as options too: {'  '.join(_option(key) for key in verb.flags)}"]
     if name in ("train", "reproduce", "bench"):
-        from pathlib import Path
-
-        tree = Path(__file__).resolve().parent / "configs"
-        tree = tree if tree.is_dir() else tree.parent.parent / "configs"
+        use(config_dirs(arguments)[1])
         lines += ["", "groups (choose with GROUP=NAME)"]
-        for group in GROUPS:
-            options = sorted(path.stem for path in (tree / group).glob("*.yaml") if path.stem[0] != "_")
-            lines.append(f"  {group:<13} {', '.join(options)}")
+        lines += [f"  {group:<13} {', '.join(_choices(group))}" for group in GROUPS]
     return "\n".join(lines)
+
+
+def _choices(group: str) -> list[str]:
+    """Files of a group that a person chooses: those that begin with an underscore are parts of others."""
+    return [option for option in group_options(group) if option[0] != "_"]
 
 
 def _option(key: str) -> str:
@@ -91,6 +92,8 @@ def _option(key: str) -> str:
 
 def _run_verb(name: str, arguments: Sequence[str]) -> None:
     """Hand the rest of the command line to the verb's Hydra application."""
+    arguments, folders = config_dirs(arguments)
+    use(folders)
     sys.argv = [sys.argv[0], *overrides(name, arguments)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing: the errors come back to us
     _started.clear()
@@ -152,7 +155,9 @@ def hydra_app(name: str) -> Callable[[], Any]:
     """The verb as a Hydra application that reads ``sys.argv``."""
     import hydra
 
-    from indattn.config import configs_dir
+    from indattn.search_path import register
+
+    register()
 
     @hydra.main(version_base="1.3", config_path=str(configs_dir()), config_name=name)
     def job(config: Any) -> Any:
@@ -166,6 +171,7 @@ def hydra_app(name: str) -> Callable[[], Any]:
         _started.append(name)
         module, _, function = VERBS[name].function.partition(":")
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        use(used(HydraConfig.get().runtime.config_sources))  # of a sweep's job, perhaps in another process
         _check_keys(name, config)
         try:
             return getattr(importlib.import_module(module), function)(config)
@@ -190,8 +196,9 @@ def _translate(name: str, error: Exception) -> UserError | None:
     """A Hydra or OmegaConf complaint as one line of ours, with the nearest right name."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    early = not _started and isinstance(error, ValueError | TypeError)
+    early = not _started and isinstance(error, ValueError | TypeError | YAMLError)
     if not early and not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     text = str(error)
@@ -199,10 +206,7 @@ def _translate(name: str, error: Exception) -> UserError | None:
         r"Could not (?:find|load) '([\w/]+)/([^']*)'|In '[^']+': Could not find '([\w/]+)/([^']*)'", text
     ):
         group, option = (match[1], match[2]) if match[1] else (match[3], match[4])
-        from indattn.config import group_options
-
-        options = [option for option in group_options(group) if option[0] != "_"]
-        return UserError(f"{group}={option}: no such {group}{nearest(option, options, 20)}")
+        return UserError(f"{group}={option}: no such {group}{nearest(option, _choices(group), 20)}")
     if "Config group override" in text:
         wrong = [a for a in sys.argv[1:] if a.partition("=")[0] in GROUPS and a.partition("=")[2] in ("null", "", "[]")]
         return UserError(
@@ -227,7 +231,7 @@ def _check_keys(name: str, config: Any) -> None:
     """
     from omegaconf import OmegaConf
 
-    from indattn.config import IDENTITY, configs_dir
+    from indattn.config import IDENTITY
 
     file = OmegaConf.load(configs_dir() / f"{name}.yaml")
     own = set(_dotted_keys(file))
@@ -257,8 +261,9 @@ def _known_keys(name: str) -> list[str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from indattn.config import configs_dir
+    from indattn.search_path import register
 
+    register()
     chosen = [a for a in sys.argv[1:] if a.startswith("task=") and "," not in a]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(configs_dir()), version_base="1.3"):
@@ -282,21 +287,27 @@ def _complete(arguments: Sequence[str]) -> None:
     name = words[1]
     if name not in VERBS:
         return
+    verb = VERBS[name]
     # Hydra sees a line without the verb and without the finished words that are no KEY=VALUE.
     unfinished = "" if line.endswith(" ") else words.pop()
     if unfinished.startswith("-"):
-        print(separator.join(_option(key) for key in VERBS[name].flags))
+        print(separator.join(_option(key) for key in verb.flags))
         return
-    finished = [word for word in words[2:] if "=" in word and word[0] != "-"]
-    os.environ["COMP_LINE"] = " ".join([words[0], *finished, unfinished])
+    try:
+        words, folders = config_dirs(words[2:])
+        use(folders)
+    except UserError:  # a line that is not finished
+        return
+    finished = [word for word in words if "=" in word and word[0] != "-"]
+    os.environ["COMP_LINE"] = " ".join(["indattn", *finished, unfinished])
     os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        hydra_app(name)()
+        hydra_app("train" if verb.rest else name)()
     # Files that begin with an underscore are parts of others, not choices.
     offered = [word for word in said.getvalue().split() if "=_" not in word]
-    verb = VERBS[name]
-    print(separator.join([*verb.words, *map(_option, verb.flags), *offered] if "=" not in unfinished else offered))
+    words = [*verb.words, *(_choices("experiment") if verb.rest else ()), *map(_option, verb.flags)]
+    print(separator.join([*(word for word in words if word.startswith(unfinished)), *offered]))
 
 
 if __name__ == "__main__":

@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from indattn.errors import UserError, nearest
+from indattn.trees import configs_dir
 from indattn.verbs import VERBS
 
-__all__ = ["TAKES_A_WORD", "overrides", "quoted"]
+__all__ = ["TAKES_A_WORD", "config_dirs", "overrides", "quoted"]
 
 
 #: Hydra's options that are followed by a word of their own.
 TAKES_A_WORD = (
     "--cfg",
     "-c",
-    "--config-dir",
-    "-cd",
     "--config-name",
     "-cn",
     "--config-path",
@@ -75,6 +74,27 @@ def _rest(name: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return keep, [argument for argument, my in zip(arguments, mine, strict=True) if not my]
 
 
+def config_dirs(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line without ``--config-dir FOLDER`` (or ``-cd``), and the folders.
+
+    Hydra has the option too, but its folder would be known to Hydra alone, and help, hints and completion know all.
+
+    Raises:
+        UserError: if no folder follows.
+    """
+    rest, folders = [], []
+    given = iter(arguments)
+    for argument in given:
+        option, equals, value = argument.partition("=")
+        if option not in ("--config-dir", "-cd"):
+            rest.append(argument)
+            continue
+        folders.append(value if equals else next(given, ""))
+        if not folders[-1]:
+            raise UserError(f"{option}: a folder must follow")
+    return rest, folders
+
+
 def _flags(name: str, arguments: Sequence[str]) -> list[str]:
     """The command line with the verb's flags as KEY=VALUE.
 
@@ -101,16 +121,14 @@ def _flags(name: str, arguments: Sequence[str]) -> list[str]:
 def _switches(name: str) -> set[str]:
     """Keys of a verb that are true or false by default."""
     file = _file(name)
-    return {str(key) for key in file if isinstance(file._get_node(key)._value(), bool)}
+    return {str(key) for key, value in file.items() if isinstance(value, bool)}
 
 
 def _file(name: str) -> Any:
     """The configuration file of a verb."""
     from omegaconf import OmegaConf
 
-    from indattn.config import configs_dir
-
-    return OmegaConf.load(configs_dir() / f"{name}.yaml")
+    return OmegaConf.to_container(OmegaConf.load(configs_dir() / f"{name}.yaml"), resolve=False)
 
 
 def quoted(words: Sequence[str]) -> str:

@@ -6,18 +6,19 @@ import dataclasses
 import difflib
 import hashlib
 import importlib
+import inspect
 import json
 import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from indattn.errors import UserError, nearest
+from indattn.trees import configs_dir, find_option, group_options
 
 __all__ = [
     "TrainingConfig",
@@ -36,27 +37,16 @@ __all__ = [
 T = TypeVar("T")
 
 
-def configs_dir() -> Path:
-    """The configuration tree: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    shipped = package / "configs"
-    return shipped if shipped.is_dir() else package.parent / "configs"
-
-
-def group_options(group: str) -> list[str]:
-    """Names of the files of a config group."""
-    return sorted(path.stem for path in (configs_dir() / group).glob("*.yaml"))
-
-
 def load_option(group: str, name: str) -> DictConfig:
     """One file of a config group, by itself.
 
     Raises:
         UserError: if the group has no such file.
     """
-    if name not in group_options(group):
+    file = find_option(group, name)
+    if file is None:
         raise UserError(f"{group}={name}: no such {group}{nearest(name, group_options(group), 20)}")
-    return typing.cast(DictConfig, OmegaConf.load(configs_dir() / group / f"{name}.yaml"))
+    return typing.cast(DictConfig, OmegaConf.load(file))
 
 
 @dataclass
@@ -142,15 +132,22 @@ def locate(path: str, base: type[T], key: str) -> type[T]:
     """The class at an import path.
 
     Raises:
-        UserError: if there is none, or it is not a subclass of ``base``.
+        UserError: if there is none, it is not a subclass of ``base``, or lacks what ``base`` leaves to subclasses.
     """
     module, _, name = str(path).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{key}={path}: cannot import it ({error})") from error
+    except Exception as error:  # whatever a module of somebody else's raises
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        hint = "; install its package, or put the folder it lies in on PYTHONPATH" if missing else ""
+        reason = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{key}={path}: cannot import it ({reason}){hint}") from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{key}={path}: must be a subclass of {base.__module__}.{base.__name__}")
+    if inspect.isabstract(found):
+        attributes = {name: getattr(found, name, None) for name in dir(found)}
+        lacking = ", ".join(name for name, value in attributes.items() if getattr(value, "__isabstractmethod__", False))
+        raise UserError(f"{key}={path}: the class does not define {lacking}, as {base.__name__} asks")
     return found
 
 

@@ -57,7 +57,13 @@ STYLES = {
     "cross_expected": ("#E69F00", "v", (0, (5, 1, 1, 1, 1, 1))),
     "phone_classifier": ("#000000", "X", (0, (4, 2))),
 }
-SPARE = [("#F0E442", "*", "-."), ("#999999", "h", "-")]
+# Of models of one's own, in Paul Tol's colours: every fourth has the same one, none the same marker.
+SPARE: list[tuple[str, str, Any]] = [
+    (colour, marker, line)
+    for colour, marker, line in zip(
+        ("#882255", "#44AA99", "#999933") * 4, "<>pd12348H|.", ("-", "--", "-.", ":") * 3, strict=True
+    )
+]
 LINES: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -17,6 +17,7 @@ from typing import Any
 import joblib
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
@@ -25,6 +26,7 @@ from omegaconf import DictConfig
 from indattn.errors import Interrupted, UserError
 from indattn.plans import Member, Plan
 from indattn.runs import Run, atomic
+from indattn.trees import use, used
 from indattn.watching import ERROR, PERIOD, free, made, watching
 
 __all__ = ["Launcher", "make", "processes", "train_member"]
@@ -98,6 +100,7 @@ def train_member(config: DictConfig) -> str | None:
 
     if os.path.exists(os.environ.get(STOP, "")):
         raise Interrupted("stopped before it began", signal.SIGTERM)
+    use(used(HydraConfig.get().runtime.config_sources))  # perhaps in another process than the command's
     set_threads(config.threads)
     run = Run.of(config)
     try:

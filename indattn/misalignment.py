@@ -45,6 +45,8 @@ class Misalignment(abc.ABC):
     """
 
     kind: ClassVar[str]
+    #: Names of tasks that it is made for, where these do not name it themselves: a kind of one's own for a given task.
+    tasks: ClassVar[tuple[str, ...]] = ()
     noise: float = 0.0
 
     @abc.abstractmethod

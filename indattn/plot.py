@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from indattn.alignment_results import is_alignment
 from indattn.config import IDENTITY, NOT_IDENTITY, configs_dir, group_options
 from indattn.errors import UserError, nearest
 from indattn.runs import Run, atomic, named_runs, select_runs
+from indattn.search_path import register
 from indattn.statistics import interquartile_mean, mean_interval
 from indattn.tables import slug
 
@@ -105,6 +107,7 @@ def _default_settings(task: str) -> set[str]:
     """What a run of a task is by default, each setting as in a variant; nothing for a task that has no file."""
     if task not in group_options("task"):
         return set()
+    register()
     started = GlobalHydra.instance().is_initialized()  # by the command
     with contextlib.nullcontext() if started else initialize_config_dir(str(configs_dir()), version_base="1.3"):
         config = compose("train", overrides=[f"task={task}"])
@@ -149,19 +152,23 @@ def summary(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def paired(table: pd.DataFrame, by: list[str], model: str = "indirect") -> pd.DataFrame:
-    """Differences in accuracy, ``model`` less each other model, paired by seed, with a 95% interval."""
+    """Differences in accuracy between every two models, paired by seed, with a 95% interval.
+
+    ``model`` comes first: it is what others are subtracted from.
+    """
     rows = []
     for key, group in table.groupby(by, sort=True):
         wide = group.pivot_table(index="seed", columns="model", values="accuracy")
-        for other in (name for name in wide.columns if name != model and model in wide.columns):
-            difference = (wide[model] - wide[other]).dropna()
+        order = sorted(wide.columns, key=lambda name: (name != model, name))
+        for one, other in itertools.combinations(order, 2):
+            difference = (wide[one] - wide[other]).dropna()
             if difference.empty:
                 continue
             interval = mean_interval(difference.tolist())
             rows.append(
                 {
                     **dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True)),
-                    "difference": f"{model} - {other}",
+                    "difference": f"{one} - {other}",
                     "seeds": interval.count,
                     "mean": interval.mean,
                     "low": interval.low,

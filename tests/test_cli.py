@@ -303,6 +303,8 @@ def complete(command, monkeypatch):
         ("indattn train model=indirect training.ev", "training.evaluate_every="),
         ("indattn evaluate test_s", "test_seed="),
         ("indattn show form", "format="),
+        ("indattn reproduce noise_c", "noise_curve"),
+        ("indattn reproduce figure2 model=cro", "model=cross"),
         ("/usr/bin/indattn train model=ind", "model=indirect"),
     ],
 )

@@ -79,7 +79,7 @@ def with_model(config: DictConfig, name: str, self_attention: bool) -> DictConfi
     # The group's base has no bias; a model's own file says what is different.
     file = OmegaConf.to_container(load_option("model", name), resolve=False)  # it asks for the task's family
     chosen = {"self_attention": self_attention, "bias": "none"} | cast(dict, file)
-    chosen.pop("defaults")
+    chosen.pop("defaults", None)
     changed.model.update(chosen)
     return changed
 

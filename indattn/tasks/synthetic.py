@@ -105,9 +105,9 @@ class Synthetic(SequenceTask):
 
     def ceiling(self, kind: str, noise: float) -> float | None:
         """1 for shifts; for shuffles the best guess from the values left in place and the rest's frequencies."""
-        if kind == "additive":
-            return 1.0 if noise == 0 else None
-        return shuffled_recall(self.n, self.values, round(noise * self.n)) if kind == "shuffle" else 1.0
+        if kind == "shuffle":
+            return shuffled_recall(self.n, self.values, round(noise * self.n))
+        return 1.0 if kind == "shift" or noise == 0 else None
 
 
 @functools.lru_cache
