@@ -205,7 +205,7 @@ keys
     "bench": Verb(
         "indattn.bench:run",
         "time attentions, training steps and commands, as ratios within one run",
-        """usage: indattn bench attention | step | profile | retrieval | startup [KEY=VALUE ...]
+        """usage: indattn bench attention | step | profile | retrieval | startup | sweep [KEY=VALUE ...]
 
 examples
   indattn bench attention                                 every family and backend against plain attention
@@ -214,14 +214,15 @@ examples
   indattn bench step models=[standard,indirect,cross] rounds=20
   indattn bench profile models=[standard,indirect]        where the time of a training step goes
   indattn bench retrieval rounds=3                        a run's command up to its first step, a matrix of scores
-  indattn bench startup                                   how long the command line takes to answer
+  indattn bench startup                                   how long commands take to answer, and a run to begin
+  indattn bench sweep rounds=1                            24 runs in parallel beside one alone: some three minutes
 
 keys
   rounds=N  threads=1  device=auto  format=table|csv|json  results_dir=results
   attention.lengths=[...]  .batch  .heads  .head_width  .hidden  .frequencies  .offset_scale  .families  .memory
   models=[...]  steps=N  task=sorting  size=paper  (of step and profile)""",
         "bench",
-        words=("attention", "step", "profile", "retrieval", "startup"),
+        words=("attention", "step", "profile", "retrieval", "startup", "sweep"),
         flags=("format",),
     ),
     "align": Verb(

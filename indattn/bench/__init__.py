@@ -14,12 +14,13 @@ from indattn.bench.attention import bench_attention
 from indattn.bench.retrieval import bench_retrieval
 from indattn.bench.startup import bench_startup
 from indattn.bench.step import bench_profile, bench_step
+from indattn.bench.sweep import bench_sweep
 from indattn.environment import describe, pick_device, set_threads
 from indattn.errors import UserError, nearest
 from indattn.runs import atomic, write_json
 from indattn.tables import check_format, print_table
 
-__all__ = ["BENCHES", "bench_attention", "bench_retrieval", "bench_startup", "bench_step", "run"]
+__all__ = ["BENCHES", "bench_attention", "bench_retrieval", "bench_startup", "bench_step", "bench_sweep", "run"]
 
 #: Name, function from configuration and device to rows, and what the table says above it.
 BENCHES: dict[str, tuple[Callable[[DictConfig, torch.device], list[dict[str, Any]]], str]] = {
@@ -27,7 +28,8 @@ BENCHES: dict[str, tuple[Callable[[DictConfig, torch.device], list[dict[str, Any
     "step": (bench_step, "Training step; ratio to the first model, median of rounds (low, high)"),
     "profile": (bench_profile, "Training step by operator: those of at least 1% of its time, own time alone"),
     "retrieval": (bench_retrieval, "Cross-modal retrieval; seconds, median of rounds, and peak memory of the process"),
-    "startup": (bench_startup, "Whole processes; ratio to an empty Python program, median of rounds"),
+    "startup": (bench_startup, "Processes; ratios to an empty Python program and to one that imports torch, medians"),
+    "sweep": (bench_sweep, "A sweep beside one of its runs alone, whole commands, median of up to 3 rounds"),
 }
 
 
