@@ -30,11 +30,11 @@ test: $(READY)  ## all tests
 	$(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(READY)  ## ruff and mypy
-	$(BIN)/ruff check indattn tests scripts
+	$(BIN)/ruff check indattn tests scripts examples
 	$(BIN)/mypy
 
 format: $(READY)  ## let ruff format the code
-	$(BIN)/ruff format indattn tests scripts
+	$(BIN)/ruff format indattn tests scripts examples
 
 reproduce-all: $(READY)  ## figures 1 to 3, the noise curve, retrieval, alignment (574 runs, some 9 hours on 2 cores, resumable), the costs
 	$(BIN)/indattn theory figure1 threshold
