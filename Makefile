@@ -30,11 +30,11 @@ test: $(READY)  ## all tests
 	$(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(READY)  ## ruff and mypy
-	$(BIN)/ruff check indattn tests scripts
+	$(BIN)/ruff check indattn tests scripts examples
 	$(BIN)/mypy
 
 format: $(READY)  ## let ruff format the code
-	$(BIN)/ruff format indattn tests scripts
+	$(BIN)/ruff format indattn tests scripts examples
 
 reproduce-all: $(READY)  ## all runs, tables, figures and costs: some 16 hours on 2 cores, resumable; what is recorded is not made again
 	$(BIN)/indattn reproduce all

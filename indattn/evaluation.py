@@ -49,7 +49,8 @@ def load_weights(model: nn.Module, run: Run, file: str) -> None:
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such checkpoint") from error
+        hint = "; the run is in the record alone, without weights: train it" if not run.done and run.known else ""
+        raise UserError(f"{path}: no such checkpoint{hint}") from error
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

@@ -171,6 +171,44 @@ keys
         where=FILTERS,
         flags=("format",),
     ),
+    "export": Verb(
+        "indattn.interface:run",
+        "write a finished run as a folder that other projects load without Hydra",
+        """usage: indattn export RUN [out=FOLDER]
+
+examples
+  indattn export results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d
+  indattn export results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d --out recall
+
+The folder has the weights (safetensors), configuration, curve and result as JSON, and a README with the code that loads
+it, which needs the package indattn but no Hydra: indattn.load_export("recall").model. A run of the results tree is
+loaded by indattn.load_run(RUN).
+
+keys
+  out=FOLDER      none: TASK-MODEL-noise-X-seed-K-HASH in the current folder""",
+        "run",
+        flags=("out",),
+    ),
+    "gc": Verb(
+        "indattn.leftovers:run",
+        "list what unfinished runs and killed writers left, and remove it after asking",
+        """usage: indattn gc [KEY=VALUE ...]
+
+examples
+  indattn gc                                              lists, and asks before it removes
+  indattn gc --yes                                        removes without asking
+  indattn gc --format csv > leftovers.csv                 lists only
+  indattn gc results_dir=results/demo
+
+Listed are runs that are not done and that no process is training (also those that the same train command would resume),
+runs whose configuration is damaged, temporary files of writers that were killed, and empty folders, with size and age.
+Where no terminal can answer, nothing is removed without --yes. Finished runs, and those that are being trained, are
+never touched.
+
+keys
+  yes=true  format=table|csv|json  results_dir=results""",
+        flags=("yes", "format"),
+    ),
     "theory": Verb(
         "indattn.theory:run",
         "measure the paper's lemmas, its figure 1 and the signal-to-noise ratio of trained runs",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from indattn.attention import PositionBias
 from torch import Tensor, nn
+
+from indattn.attention import PositionBias
 
 
 class CauchyBias(PositionBias):
