@@ -113,3 +113,27 @@ def test_bad_input_is_one_line(compose, override, tmp_path):
         run(config)
     assert "\n" not in str(caught.value)
     assert override.partition("=")[0].rpartition(".")[2] in str(caught.value)
+
+
+def test_a_sweep_is_timed_beside_one_of_its_runs(compose, tmp_path, monkeypatch):
+    from indattn.bench import sweep
+
+    monkeypatch.setattr(sweep, "RUNS", 2)
+    monkeypatch.setattr(sweep, "RUN", ("model=standard", "noise=0.5", "training.steps=2", "training.evaluate_every=2"))
+    config = compose("bench=[sweep]", "rounds=1", verb="bench")
+    config.results_dir = str(tmp_path)
+    run(config)
+    (row,) = pd.read_csv(tmp_path / "tables" / "bench_sweep.csv").to_dict("records")
+    assert row["runs"] == 2
+    assert row["efficiency"] == pytest.approx(2 * row["one run alone, s"] / (row["processes"] * row["sweep, s"]))
+    assert 0 < row["its training, s"] < row["one run alone, s"]
+
+
+def test_the_start_of_a_run_is_measured_beside_torch(compose, tmp_path):
+    config = compose("bench=[startup]", "rounds=1", verb="bench")
+    config.results_dir = str(tmp_path)
+    run(config)
+    rows = {row["command"]: row for row in pd.read_csv(tmp_path / "tables" / "bench_startup.csv").to_dict("records")}
+    assert rows["python -c 'import torch'"]["to torch"] == 1
+    start = rows["indattn train, to its first step"]
+    assert start["seconds"] > rows["python -c 'import torch'"]["seconds"] * 0.8  # it does import torch
