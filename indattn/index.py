@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from indattn.errors import UserError
-from indattn.runs import LABELS, Run, atomic, scan, wanted
+from indattn.runs import BEFORE, LABELS, LAST, Run, atomic, scan, wanted
 from indattn.store import load_file, record_files, stamp
 
 __all__ = ["COLUMNS", "run_rows"]
@@ -74,7 +74,7 @@ class _Index:
         """The row of a run's folder."""
         self.seen.add(run.key)
         if "result.json" not in entries:
-            return _row("unfinished" if "trainer.pt" in entries else "started", {})
+            return _row("unfinished" if {LAST, BEFORE} & entries.keys() else "started", {})
         now = _stamp(entries["result.json"])
         known = self.folders.get(run.key)
         if known is None or known[0] != now:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from rich.filesize import decimal
 
 from indattn.errors import UserError
-from indattn.runs import Run
+from indattn.runs import BEFORE, LAST, Run
 from indattn.tables import check_format, print_table
 
 __all__ = ["Leftover", "find_leftovers", "remove", "run"]
@@ -111,7 +111,7 @@ def _why(run: Run) -> str | None:
         run.config()
     except UserError:
         return "damaged configuration"
-    resumable = (run.path / "trainer.pt").is_file()
+    resumable = any((run.path / name).is_file() for name in (LAST, BEFORE))
     return "unfinished, could be resumed" if resumable else "started, nothing saved"
 
 

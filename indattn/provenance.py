@@ -24,7 +24,7 @@ GROUPS = ("task", "model", "misalignment")
 
 #: The loop and how a configuration becomes objects: part of every run. What these import is not followed, because the
 #: loop also ends in figures.
-ALWAYS = ("indattn.build", "indattn.training")
+ALWAYS = ("indattn.build", "indattn.distributed", "indattn.training")
 NEVER = ("indattn.errors", "indattn.recording", "indattn.runs", "indattn.store", "indattn.provenance")
 """What says and writes, and changes no number."""
 
