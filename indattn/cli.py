@@ -304,8 +304,7 @@ def _complete(arguments: Sequence[str]) -> None:
         hydra_app(name)()
     # Files that begin with an underscore are parts of others, not choices.
     offered = [word for word in said.getvalue().split() if "=_" not in word]
-    verb = VERBS[name]
-    print(separator.join([*verb.words, *map(_option, verb.flags), *offered] if "=" not in unfinished else offered))
+    print(separator.join([*VERBS[name].words, *offered] if "=" not in unfinished else offered))
 
 
 if __name__ == "__main__":
