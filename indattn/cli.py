@@ -340,7 +340,7 @@ def _complete(arguments: Sequence[str]) -> None:
         hydra_app("train" if verb.rest else name)()
     # Files that begin with an underscore are parts of others, not choices.
     offered = [word for word in said.getvalue().split() if "=_" not in word]
-    words = [*verb.words, *(_choices("experiment") if verb.rest else ()), *map(_option, verb.flags)]
+    words = [*verb.words, *(_choices("experiment") if verb.rest else ())]
     print(separator.join([*(word for word in words if word.startswith(unfinished)), *offered]))
 
 
