@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from indattn.errors import Interrupted, UserError, nearest
+from indattn.errors import Interrupted, UserError, nearest, under_torchrun
 from indattn.verbs import GROUPS, HELP, VERBS
 
 __all__ = ["main"]
@@ -32,6 +32,14 @@ TAKES_A_WORD = (
     "--info",
     "-i",
 )
+
+
+#: Launchers that come with another package, and what pip calls it.
+LAUNCHER_PACKAGES = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "'indattn[slurm]'",
+    "submitit_slurm": "'indattn[slurm]'",
+}
 
 
 def main() -> None:
@@ -77,10 +85,19 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 class SweepMemberError(UserError):
-    """A member of a sweep failed and has said so; the sweep went on with the others."""
+    """A member of a sweep failed and has said so; the sweep went on with the others.
+
+    A job of a cluster said so in its log (``in_a_log``), which nobody watches.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.in_a_log = "SUBMITIT_EXECUTOR" in os.environ
 
 
 def _report(error: Exception) -> None:
+    if under_torchrun() and os.environ.get("RANK") != "0":
+        return  # the first process says what stops them all
     print(f"indattn: {' '.join(str(error).split())}", file=sys.stderr)
 
 
@@ -102,6 +119,8 @@ def _verb_help(name: str) -> str:
 def _run_verb(name: str, arguments: Sequence[str]) -> None:
     """Hand the rest of the command line to the verb's Hydra application."""
     verb = VERBS[name]
+    if name != "train" and under_torchrun():
+        raise UserError(f"torchrun is for indattn train; indattn {name} runs in one process")
     words: list[str] = []
     keep: list[str] = []
     if verb.where:
@@ -126,15 +145,18 @@ def _run_verb(name: str, arguments: Sequence[str]) -> None:
     try:
         with _failed_members() as failed:
             hydra_app(name)()
+        for error in failed:
+            if error.in_a_log:
+                _report(error)
         if failed:
             raise failed[0]
-    except Exception as error:
-        if isinstance(error, UserError):
+    except Exception as problem:
+        if isinstance(problem, UserError):
             raise
-        translated = _translate(name, error)
+        translated = _translate(name, problem)
         if translated is None:
             raise
-        raise translated from error
+        raise translated from problem
     finally:
         argparse.ArgumentParser.error = argparse_error  # type: ignore[method-assign]
 
@@ -239,6 +261,9 @@ def _translate(name: str, error: Exception) -> UserError | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    if type(error).__module__.startswith("submitit."):
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        return UserError(f"a job of the sweep left no result: {first}; the same command takes up what is left")
     early = not _started and isinstance(error, ValueError | TypeError)
     if not early and not isinstance(error, HydraException | OmegaConfBaseException):
         return None
@@ -249,6 +274,9 @@ def _translate(name: str, error: Exception) -> UserError | None:
         group, option = (match[1], match[2]) if match[1] else (match[3], match[4])
         from indattn.config import group_options
 
+        if group == "hydra/launcher":
+            known = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+            return _no_launcher(option, known)
         options = [option for option in group_options(group) if option[0] != "_"]
         return UserError(f"{group}={option}: no such {group}{nearest(option, options, 20)}")
     if "Config group override" in text:
@@ -259,6 +287,13 @@ def _translate(name: str, error: Exception) -> UserError | None:
     if match := re.search(r"Could not override '([^']+)'", text):
         return _no_such_key(match[1], {*_known_keys(name), *GROUPS})
     return UserError(" ".join(text.split()))
+
+
+def _no_launcher(name: str, known: Iterable[str]) -> UserError:
+    """The complaint about a launcher that is misspelt, or whose plugin is not installed."""
+    if name in LAUNCHER_PACKAGES:
+        return UserError(f"hydra/launcher={name} needs pip install {LAUNCHER_PACKAGES[name]}")
+    return UserError(f"hydra/launcher={name}: no such launcher{nearest(name, {*known, *LAUNCHER_PACKAGES}, 12)}")
 
 
 def _no_such_key(key: str, known: Iterable[str]) -> UserError:

@@ -74,6 +74,8 @@ class TrainingConfig:
         checkpoint_every: steps between saved states, from which an interrupted run resumes.
         keep_checkpoints: steps whose weights are kept beside the last.
         precision: ``fp32``, or ``bf16`` for autocast.
+        accumulate: parts in which a batch goes through the model, one after another, to save memory; the step is that
+            of the whole batch.
     """
 
     steps: int = 1000
@@ -87,6 +89,7 @@ class TrainingConfig:
     checkpoint_every: int = 200
     keep_checkpoints: list[int] = field(default_factory=list)
     precision: str = "fp32"
+    accumulate: int = 1
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0: up over the warm-up, level, down to zero over the decay."""
@@ -96,7 +99,7 @@ class TrainingConfig:
         return self.lr * min(1.0, rising, falling)
 
     def __post_init__(self) -> None:
-        for key in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
+        for key in ("steps", "batch_size", "evaluate_every", "checkpoint_every", "accumulate"):
             if getattr(self, key) < 1:
                 raise UserError(f"training.{key}={getattr(self, key)}: must be at least 1")
         for key in ("weight_decay", "warmup_steps"):
@@ -208,10 +211,10 @@ def construct(config: DictConfig, base: type[T], where: str, extra: dict[str, An
     return section(cls, OmegaConf.create(arguments), where, extra)
 
 
-#: What makes two runs different. Everything else (device, backend, threads, folders, checkpoints kept) does not change
-#: what is computed.
+#: What makes two runs different. Everything else (device, backend, threads, folders, checkpoints kept, parts of a
+#: batch) does not change what is computed beyond rounding.
 IDENTITY = ("task", "model", "misalignment", "noise", "seed", "training")
-NOT_IDENTITY = ("keep_checkpoints", "checkpoint_every", "backend")
+NOT_IDENTITY = ("keep_checkpoints", "checkpoint_every", "accumulate", "backend")
 
 
 def config_hash(config: DictConfig | dict[str, Any]) -> str:

@@ -16,14 +16,22 @@ from indattn.errors import UserError
 __all__ = ["describe", "pick_device", "processors", "set_threads"]
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, process: int | None = None) -> torch.device:
     """``auto`` is CUDA when there, else the CPU.
+
+    Args:
+        name: ``auto``, or a device of torch.
+        process: where several processes train one run, the number of this one on its machine: its GPU has that number.
 
     Raises:
         UserError: if the name is no device, or the device is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if process is not None and name.startswith("cuda"):
+        if name != "cuda":
+            raise UserError(f"device={name}: each process needs a GPU of its own; use auto or cuda")
+        name = f"cuda:{process}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -69,8 +77,8 @@ def commit() -> str | None:
         return None
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """Versions, commit and hardware."""
+def describe(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Versions, commit and hardware; ``processes`` that computed together are named where they are several."""
     return {
         "versions": {
             "indattn": indattn.__version__,
@@ -84,5 +92,6 @@ def describe(device: torch.device) -> dict[str, Any]:
             "system": platform.system(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            **({"processes": processes} if processes > 1 else {}),
         },
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
-__all__ = ["Interrupted", "UserError", "nearest"]
+__all__ = ["Interrupted", "UserError", "nearest", "under_torchrun"]
 
 
 class UserError(Exception):
@@ -22,7 +23,7 @@ class Interrupted(UserError):
 
     def __init__(self, message: str, signal_number: int = 2) -> None:
         super().__init__(message, signal_number)
-        self.message, self.exit_code = message, 128 + signal_number
+        self.message, self.signal_number, self.exit_code = message, signal_number, 128 + signal_number
 
     def __str__(self) -> str:
         return self.message
@@ -35,3 +36,8 @@ def nearest(word: str, known: Iterable[str], all_if_few: int = 8) -> str:
     if close:
         return f"; did you mean {' or '.join(repr(name) for name in close)}?"
     return f"; known: {', '.join(names)}" if 0 < len(names) <= all_if_few else ""
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process as one of several that do the same."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1"

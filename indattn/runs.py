@@ -9,7 +9,7 @@ Layout::
         initial.safetensors   weights before training
         model.safetensors     weights after training
         recording.npz         bias curves, centres, sharpness, attention maps (recording_initial.npz: before training)
-        trainer.pt            state to resume from (removed when done)
+        trainer.pt            state to resume from, and trainer-before.pt the one before it (removed when done)
         evaluations/          results on other noise levels, kinds and test sets
         figures/
 """
@@ -17,6 +17,7 @@ Layout::
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -32,14 +33,34 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from indattn.config import config_hash
 from indattn.errors import UserError
 
-__all__ = ["Run", "atomic", "find_runs", "named_runs", "noise_name", "open_run", "select_runs", "write_json"]
+__all__ = [
+    "BEFORE",
+    "LAST",
+    "Run",
+    "atomic",
+    "find_runs",
+    "named_runs",
+    "noise_name",
+    "open_run",
+    "other_version",
+    "select_runs",
+    "write_json",
+]
 
 FORMAT = 1
 
+LAST, BEFORE = "trainer.pt", "trainer-before.pt"
+"""The saved states of an unfinished run: the last, and the one before it."""
+
 
 @contextlib.contextmanager
-def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file that appears complete or not at all: written beside, synced, renamed.
+def atomic(path: Path, mode: str = "w", keep: Path | None = None) -> Iterator[IO[Any]]:
+    """A file that appears complete or not at all: written beside, synced, renamed, and its folder synced.
+
+    Args:
+        path: the file.
+        mode: ``w`` or ``wb``.
+        keep: the name that a file already there gets once the new one is complete.
 
     Raises:
         UserError: if the folder cannot be written or the disk is full.
@@ -53,14 +74,31 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
         temporary = None
+        _sync_folder(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write a folder's names to the disk: POSIX lets a power failure undo a rename until then."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder
+            raise
+    finally:
+        os.close(handle)
 
 
 def noise_name(noise: float) -> str:
@@ -74,6 +112,15 @@ def write_json(path: Path, value: Any) -> None:
     with atomic(path) as file:
         json.dump(value, file, indent=1)
         file.write("\n")
+
+
+def other_version(file: Path, version: Any) -> UserError:
+    """The complaint about a file that another version of this project wrote."""
+    age = "a newer" if isinstance(version, int) and version > FORMAT else "an older"
+    return UserError(
+        f"{file} is of {age} version of indattn: it has format {version}, this version reads {FORMAT}; "
+        "use that version, or train the run again with force=true"
+    )
 
 
 @dataclass(frozen=True)
@@ -114,7 +161,7 @@ class Run:
         """``done``, ``unfinished`` (has a state to resume from), ``started``, or ``new``."""
         if self.done:
             return "done"
-        if (self.path / "trainer.pt").is_file():
+        if any((self.path / name).is_file() for name in (LAST, BEFORE)):
             return "unfinished"
         return "started" if (self.path / "config.yaml").is_file() else "new"
 
@@ -148,12 +195,11 @@ class Run:
             raise UserError(f"{self.path} is {self.state}, not done: finish it with the train command that began it")
         try:
             result = json.loads(file.read_text(encoding="utf-8"))
-            version = result["format"]
+            if result["format"] != FORMAT:
+                raise other_version(file, result["format"])
             result["test"]["accuracy"]
         except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise UserError(f"{file} is damaged ({error}); train the run again with force=true") from error
-        if version != FORMAT:
-            raise UserError(f"{file} has format {version}, this version reads {FORMAT}")
         return result
 
     def metrics(self) -> list[dict[str, Any]]:

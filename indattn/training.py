@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 from typing import Any
 
@@ -22,13 +19,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from indattn.build import build_misalignment, build_model, build_task, model_class
+from indattn.checkpoints import load_state, remove_states, save_state
 from indattn.config import TrainingConfig, as_floats, check_noise, check_seed, section
+from indattn.distributed import ALONE, Workers, every_kth_row, joined
 from indattn.environment import describe, pick_device, set_threads
-from indattn.errors import Interrupted, UserError
+from indattn.errors import Interrupted, UserError, under_torchrun
 from indattn.misalignment import Batch
 from indattn.models.matching import count_parameters
 from indattn.recording import save_recording
 from indattn.runs import FORMAT, Run, atomic, write_json
+from indattn.signals import catching_signals, preemption_signal, requeue
 from indattn.tasks.base import Scores, to_device
 
 __all__ = ["Trainer", "run", "train"]
@@ -41,13 +41,14 @@ class Trainer:
 
     Args:
         config: a complete configuration.
+        workers: the processes that train it together.
 
     Raises:
         UserError: for anything wrong in the configuration, before anything is written.
     """
 
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
+    def __init__(self, config: DictConfig, workers: Workers = ALONE) -> None:
+        self.config, self.workers = config, workers
         for section_, schema in (("model", model_class(config).config_class), ("training", TrainingConfig)):
             as_floats(config, section_, schema)
         check_noise(config.noise)
@@ -58,7 +59,9 @@ class Trainer:
         self.settings = section(TrainingConfig, config.training, "training")
         self.task = build_task(config)
         self.misalignment = build_misalignment(config, self.task)
-        self.device = pick_device(config.device)
+        self.device = pick_device(config.device, workers.local_rank if workers.count > 1 else None)
+        if self.device.index is not None:
+            torch.cuda.set_device(self.device)
         self.run = Run.of(config)
         torch.manual_seed(config.seed)
         self.model = build_model(config, self.task).to(self.device)
@@ -68,14 +71,38 @@ class Trainer:
             self.model.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay, fused=True
         )
         self.step, self.seconds, self.loss_sum, self.loss_count = 0, 0.0, 0.0, 0
-        self.stop_signal: int | None = None
+        self.stop_signal: int | None = None  # one that this process got
+        self.stop: int | None = None  # the one after which all stop together
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Whether the batch can be split as asked."""
+        if self.parts == 1:
+            return
+        if self.parts > self.settings.batch_size:
+            raise UserError(
+                f"training.batch_size={self.settings.batch_size}: too few examples for "
+                f"training.accumulate={self.settings.accumulate} parts in each of {self.workers.count} process(es)"
+            )
+        for key, value in self.config.model.items():
+            if str(key).endswith("dropout") and value:
+                raise UserError(
+                    f"model.{key}={value}: it would fall differently on the parts of a batch; train in one process, "
+                    f"with training.accumulate=1, or without it"
+                )
+        self.task.counts(self.data.batch(0))
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts a batch is split, over processes and one after another."""
+        return self.workers.count * self.settings.accumulate
 
     # The loop ------------------------------------------------------------------------------------------------
 
     def fit(self, progress: bool, line: int = 0) -> None:
         """Train to the last step, with a bar on a line of the terminal. The folder must be locked."""
-        validation = self.task.split("validation", self.misalignment)
-        if self.step == 0:
+        validation = self.task.split("validation", self.misalignment) if self.workers.first else {}
+        if self.step == 0 and self.workers.first:
             self._begin(validation)
         labels = self.run.labels
         bar = tqdm(
@@ -98,38 +125,57 @@ class Trainer:
                 self.step += 1
                 self.seconds = time.perf_counter() - began
                 last = self.step == self.settings.steps
-                if last or self.step % self.settings.evaluate_every == 0:
-                    accuracy = self._evaluate(validation)
-                if self.step in self.settings.keep_checkpoints:
-                    self._save_weights(f"step-{self.step}")
-                if last or self.step % self.settings.checkpoint_every == 0:
-                    self._save_state()
+                if self.workers.first:
+                    if last or self.step % self.settings.evaluate_every == 0:
+                        accuracy = self._evaluate(validation)
+                    if self.step in self.settings.keep_checkpoints:
+                        self._save_weights(f"step-{self.step}")
+                    if last or self.step % self.settings.checkpoint_every == 0:
+                        self._save_state()
                 bar.update()
                 if self.step % 10 == 0:
                     bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}", refresh=False)
-                if self.stop_signal is not None and not last:
-                    self._save_state()
+                stop = self.stop_signal if self.workers.count == 1 else self.stop
+                if stop is not None and not last:
+                    if self.workers.first:
+                        self._save_state()
                     raise Interrupted(
                         f"stopped at step {self.step} of {self.settings.steps}; "
                         f"the same command (without force=true) resumes {self.run.path}",
-                        self.stop_signal,
+                        stop,
                     )
 
     def _train_step(self) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate(self.step)
-        batch = to_device(self.data.batch(self.step), self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            logits, _ = self.model(batch)
-        loss = self.task.loss(logits, batch)
-        value = loss.item()
-        self._demand_finite(value, self.step + 1)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        value = self._gradients()
+        self._demand_finite(value, self.step + 1)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         self._demand_finite(norm.item(), self.step + 1, "norm of the gradient")
         self.optimiser.step()
         return value
+
+    def _gradients(self) -> float:
+        """Make the gradient of the whole batch, whichever process computes which part of it; gives its loss."""
+        batch = self.data.batch(self.step)
+        whole = self.task.counts(batch) if self.parts > 1 else None
+        total = torch.zeros((), device=self.device)
+        for number in range(self.workers.rank, self.parts, self.workers.count):
+            part = to_device(every_kth_row(batch, number, self.parts), self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+                logits, _ = self.model(part)
+            loss = self.task.loss(logits, part, whole)
+            loss.backward()
+            total += loss.detach()
+        if self.workers.count > 1:
+            # The signals go with the gradients: each process hears of them at the same step.
+            stop = total.new_tensor([float(self.stop_signal or 0), float(self.stop_signal is not None)])
+            grads = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            self.workers.add([*grads, total, stop])
+            number, heard = stop.tolist()
+            self.stop = round(number / heard) if heard else None
+        return total.item()
 
     def _demand_finite(self, value: float, step: int | None = None, what: str = "loss") -> None:
         if not math.isfinite(value):
@@ -201,11 +247,11 @@ class Trainer:
             "flops_per_step": self._flops(),
             "seconds": round(self.seconds, 3),
             "examples_per_second": round(self.settings.steps * self.settings.batch_size / self.seconds, 1),
-            **describe(self.device),
+            **describe(self.device, self.workers.count),
             "per_example": scores.per_example,
         }
         write_json(self.run.path / "result.json", result)
-        (self.run.path / "trainer.pt").unlink(missing_ok=True)
+        remove_states(self.run)
         return result
 
     def demand_same_corpus(self, recorded: dict[str, str] | None) -> None:
@@ -217,10 +263,12 @@ class Trainer:
 
     def _flops(self) -> int:
         """Floating-point operations of a training step (forward and backward), matrix products counted."""
-        batch = to_device(self.data.batch(0), self.device)
+        batch = self.data.batch(0)
         with FlopCounterMode(display=False) as counter:
-            logits, _ = self.model(batch, record=True)  # the literal path: its products are all counted
-            self.task.loss(logits, batch).backward()
+            for number in range(self.parts):  # no more at a time than in training: the rest may not fit
+                part = to_device(every_kth_row(batch, number, self.parts), self.device)
+                logits, _ = self.model(part, record=True)  # the literal path: its products are all counted
+                self.task.loss(logits, part).backward()
         self.optimiser.zero_grad(set_to_none=True)
         return counter.get_total_flops()
 
@@ -235,7 +283,6 @@ class Trainer:
 
     def _save_state(self) -> None:
         state = {
-            "format": FORMAT,
             "corpus": self.task.corpus(),
             "step": self.step,
             "seconds": self.seconds,
@@ -246,57 +293,70 @@ class Trainer:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        with atomic(self.run.path / "trainer.pt", "wb") as file:
-            file.write(buffer.getvalue())
+        save_state(self.run, state)
 
     def resume(self) -> bool:
         """Take up the saved state, if there is one; lines of the curve after it are dropped.
 
+        Where several processes train, all take up what the first one reads.
+
         Raises:
             UserError: if the state is damaged or another version's.
         """
-        path = self.run.path / "trainer.pt"
-        if not path.is_file():
-            return False
-        try:
-            # weights_only: a file from a stranger cannot run code.
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            version = state["format"]
-            if version == FORMAT:
-                self.model.load_state_dict(state["model"])
-                self.optimiser.load_state_dict(state["optimiser"])
-                torch.set_rng_state(state["rng"].cpu())
-                if state["cuda_rng"] and torch.cuda.is_available():
-                    torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])
-                self.step, self.seconds = state["step"], state["seconds"]
-                self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
-        except Exception as error:
-            raise UserError(f"{path} is damaged; force=true trains the run from the start") from error
-        self.demand_same_corpus(state.get("corpus"))
-        if version != FORMAT:
-            raise UserError(f"{path} has format {version}, this version reads {FORMAT}; force=true starts anew")
-        kept = [line for line in self.run.metrics() if line["step"] <= self.step]
-        with atomic(self.run.path / "metrics.jsonl") as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-        return True
+        state = load_state(self.run, self._take_up) if self.workers.first else None
+        if state is not None:
+            self.demand_same_corpus(state.get("corpus"))
+            kept = [line for line in self.run.metrics() if line["step"] <= self.step]
+            with atomic(self.run.path / "metrics.jsonl") as file:
+                file.writelines(json.dumps(line) + "\n" for line in kept)
+        state = self.workers.share(state)
+        if state is not None and not self.workers.first:
+            self._take_up(state)
+        return state is not None
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.loss_sum, self.loss_count = state["loss_sum"], state["loss_count"]
 
 
 def train(config: DictConfig, progress: bool = False, line: int = 0) -> tuple[Run, dict[str, Any] | None]:
-    """Train a run, or resume it, or find it done.
+    """Train a run, or resume it, or find it done; together with the other processes that torchrun started.
 
-    SIGINT and SIGTERM save the state and raise :class:`Interrupted`.
+    SIGINT and SIGTERM save the state and raise :class:`Interrupted`. In a job of submitit SIGTERM and submitit's own
+    signal save it and put the job back in the queue.
 
     Returns:
-        the run, and its result; ``None`` in its place when another process is training it.
+        the run, and its result; ``None`` in its place when another process is training it, and in all processes but
+        the first.
 
     Raises:
         UserError: for bad input; ``Interrupted`` when a signal came.
     """
-    trainer = Trainer(config)
-    run = trainer.run
+    try:
+        with joined() as workers:
+            trainer = workers.agree(lambda: Trainer(config, workers))
+            if workers.first:
+                return trainer.run, _lead(trainer, progress, line)
+            if workers.share(False):
+                trainer.resume()
+                with catching_signals(trainer):
+                    trainer.fit(progress=False)
+            return trainer.run, None
+    except Interrupted as stop:
+        requeue(stop)
+        raise
+
+
+def _lead(trainer: Trainer, progress: bool, line: int) -> dict[str, Any] | None:
+    """What the first process does: it decides whether there is anything to train, and keeps the run's folder."""
+    run, config, workers = trainer.run, trainer.config, trainer.workers
     if run.done and not config.force:
+        workers.share(False)
         result = run.result()
         trainer.demand_same_corpus(result.get("corpus"))
         missing = [s for s in trainer.settings.keep_checkpoints if not (run.path / f"step-{s}.safetensors").exists()]
@@ -306,32 +366,37 @@ def train(config: DictConfig, progress: bool = False, line: int = 0) -> tuple[Ru
             else "force=true trains it again"
         )
         print(f"done already: {run.path} (test accuracy {result['test']['accuracy']:.4f}; {hint})")
-        return run, result
+        return result
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run.path / ".lock")
         lock.acquire(timeout=0)
     except Timeout:
+        workers.share(False)
         print(f"another process is training {run.path}; leaving it to that one")
-        return run, None
+        return None
     except OSError as error:
         raise UserError(f"results_dir={config.results_dir}: cannot write there ({error.strerror})") from error
     with lock:
-        if run.done and not config.force:  # the other process finished between the look and the lock
-            return run, run.result()
+        unneeded = run.done and not config.force  # another process finished between the look and the lock
+        workers.share(not unneeded)
+        if unneeded:
+            return run.result()
         if config.force:
             _clear(run)
         resumed = trainer.resume()
+        together = f", {workers.count} processes" if workers.count > 1 else ""
         print(
             f"{'resuming at step ' + str(trainer.step) if resumed else 'training'}: {run.path} "
-            f"({trainer.parameters:,} parameters, {trainer.model.says()})"
+            f"({trainer.parameters:,} parameters, {trainer.model.says()}{together})"
         )
-        with _catching_signals(trainer):
+        with catching_signals(trainer):
             trainer.fit(progress, line)
         result = trainer.finish()
-        if trainer.stop_signal is not None:  # it came in the last step: the run is done, a sweep still ends
+        # A signal of the last step: the run is done and a sweep still ends, but a job of one run needs no second turn.
+        if trainer.stop_signal is not None and preemption_signal() is None:
             raise Interrupted(f"stopped after the last step; {run.path} is done", trainer.stop_signal)
-        return run, result
+        return result
 
 
 def _clear(run: Run) -> None:
@@ -343,33 +408,15 @@ def _clear(run: Run) -> None:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-class _catching_signals:
-    """While training, SIGINT and SIGTERM ask the trainer to stop after its step; a second one ends it at once."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.previous = trainer, {}  # type: ignore[var-annotated]
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.previous[number] = signal.signal(number, self._stop)
-
-    def _stop(self, number: int, frame: Any) -> None:
-        self.trainer.stop_signal = number
-        signal.signal(number, self.previous[number])
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
 def run(config: DictConfig) -> float | None:
     """The verb ``train``: returns the validation accuracy, which sweepers may maximise."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    jobs, line = 1, 0
+    jobs, line = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if under_torchrun() else 1, 0
+    if sweep and under_torchrun():
+        raise UserError("torchrun trains one run at a time: a sweep takes a launcher in its place (docs/clusters.md)")
     if sweep:
         jobs = HydraConfig.get().launcher.get("n_jobs") or 1
         jobs = jobs if jobs > 0 else 10**6  # all cores: one thread each
@@ -377,7 +424,7 @@ def run(config: DictConfig) -> float | None:
     set_threads(config.threads, jobs)
     if config.progress not in ("auto", True, False):
         raise UserError(f"progress={config.progress}: must be auto, true or false")
-    progress = sys.stderr.isatty() and jobs == 1 if config.progress == "auto" else config.progress
+    progress = sys.stderr.isatty() and (jobs == 1 or not sweep) if config.progress == "auto" else config.progress
     began = time.time()
     finished, result = train(config, progress, line)
     if result is None:

@@ -16,7 +16,17 @@ from indattn.misalignment import Batch, Layout, Misalignment
 from indattn.models.encoders import TokenEncoder
 from indattn.recording import record
 
-__all__ = ["Batches", "Scores", "SequenceTask", "Task", "TrainingData", "batch_generator", "to_device"]
+__all__ = [
+    "WHOLE",
+    "Batches",
+    "Counts",
+    "Scores",
+    "SequenceTask",
+    "Task",
+    "TrainingData",
+    "batch_generator",
+    "to_device",
+]
 
 SPLITS = {"train": 0, "validation": 1, "test": 2, "sample": 3, "orders": 4, "bound": 5}
 
@@ -30,6 +40,11 @@ def batch_generator(split: str, *key: int) -> Generator:
     """
     state = np.random.SeedSequence([SPLITS[split], *key]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+Counts = dict[str, int]
+
+WHOLE = "its batch cannot be split; train it in one process, with training.accumulate=1"
 
 
 class Batches(Protocol):
@@ -82,8 +97,23 @@ class Task(abc.ABC):
         """All of the validation or test split; ``seed`` picks another split of the same distribution."""
 
     @abc.abstractmethod
-    def loss(self, logits: Any, batch: Batch) -> Tensor:
-        """The training loss of what a model gave, in nats."""
+    def loss(self, logits: Any, batch: Batch, whole: Counts | None = None) -> Tensor:
+        """The training loss of what a model gave, in nats.
+
+        Args:
+            logits: what the model gave for the batch.
+            batch: a batch, or some rows of one.
+            whole: :meth:`counts` of the batch these rows are of. Sums are then divided by them, so that the losses of
+                a batch's parts, and their gradients, add up to those of the batch.
+        """
+
+    def counts(self, batch: Batch) -> Counts:
+        """Over how many outputs of a batch each mean in the loss goes, by name.
+
+        Raises:
+            UserError: if the loss is no such sum of means over rows (the default), and a batch must stay in one piece.
+        """
+        raise UserError(f"task {self.name} does not say how the losses of a batch's parts add up: {WHOLE}")
 
     @abc.abstractmethod
     def score(self, model: nn.Module, split: Batch, device: torch.device) -> Scores:
@@ -248,9 +278,16 @@ class SequenceTask(Task):
         """From the states read out to logits."""
         return nn.Linear(width, self.classes)
 
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+    def loss(self, logits: Tensor, batch: Batch, whole: Counts | None = None) -> Tensor:
         """Mean cross-entropy in nats; logits ``(B, r, classes)``."""
-        return F.cross_entropy(logits.flatten(0, 1).float(), batch["targets"].flatten())
+        logits, targets = logits.flatten(0, 1).float(), batch["targets"].flatten()
+        if whole is None:
+            return F.cross_entropy(logits, targets)
+        return F.cross_entropy(logits, targets, reduction="sum") / whole["outputs"]
+
+    def counts(self, batch: Batch) -> Counts:
+        """``outputs``: all that are classified."""
+        return {"outputs": batch["targets"].numel()}
 
     def correct(self, logits: Tensor, batch: Batch) -> Tensor:
         """``(B, r)`` booleans: which outputs are right."""

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from indattn.data.pairs import SPLITS, Pairs, load_pairs
 from indattn.errors import UserError, nearest
 from indattn.misalignment import Batch, Misalignment, Mismatch
-from indattn.tasks.base import Scores, Task, batch_generator, to_device
+from indattn.tasks.base import WHOLE, Counts, Scores, Task, batch_generator, to_device
 from indattn.tasks.encoders import Features, frozen, scratch
 from indattn.tasks.ranking import chance_recall, ranks, summarise
 
@@ -166,7 +166,7 @@ class CrossModalRetrieval(Task):
             self._demand(split)
         return PairBatches(self, misalignment, batch_size, seed)
 
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+    def loss(self, logits: Tensor, batch: Batch, whole: Counts | None = None) -> Tensor:
         """InfoNCE over ``(T, T)`` scores whose diagonal are the pairs, in nats, mean of both directions."""
         items = batch["text_items"]
         same = (items.unsqueeze(0) == items.unsqueeze(1)).fill_diagonal_(False)
@@ -180,6 +180,10 @@ class CrossModalRetrieval(Task):
         rate = self.forget_rate * min(1.0, batch["epoch"].item() / self.forget_epochs)
         kept = max(1, round((1 - rate) * len(losses)))
         return losses.topk(kept, largest=False).values.mean()
+
+    def counts(self, batch: Batch) -> Counts:
+        """Never: every pair is a negative of every other."""
+        raise UserError(f"task {self.name} compares all pairs of a batch: {WHOLE}")
 
     # Tests ---------------------------------------------------------------------------------------------------
 

@@ -20,12 +20,15 @@ from indattn.data.speech.features import FRAME
 from indattn.errors import UserError
 from indattn.misalignment import Batch, Misalignment
 from indattn.models.alignment import CELL, Aligned
-from indattn.tasks.base import Scores, Task, batch_generator, to_device
+from indattn.tasks.base import Counts, Scores, Task, batch_generator, to_device
 from indattn.tasks.utterances import Neighbours, Utterances, as_batch, cut
 
 __all__ = ["SpeechTextAlignment"]
 
 FORMULATIONS = ("centres", "pointer", "frames")
+
+TERMS = ("spans", "starts", "ends", "frames")
+"""Means in the loss."""
 
 EXAMPLES = 4
 """Examples of the test that are recorded."""
@@ -134,22 +137,39 @@ class SpeechTextAlignment(Task):
             self._rows(split)
         return Utterances(self, misalignment, batch_size, seed)
 
-    def loss(self, logits: Aligned, batch: Batch) -> Tensor:
+    def loss(self, logits: Aligned, batch: Batch, whole: Counts | None = None) -> Tensor:
         """The mean over layers of the spans' distance, and the cross-entropy of what the formulation reads, in nats."""
+        reduction = "mean" if whole is None else "sum"
+        over = dict.fromkeys(TERMS, 1) if whole is None else whole
         loss = torch.zeros((), device=batch["frames"].device)
         known = ~batch["spans"].isnan()
         for spans in logits.spans:
-            distance = F.smooth_l1_loss(spans[known] / UNIT, batch["spans"][known] / UNIT, beta=BETA)
-            loss = loss + distance / len(logits.spans)
+            distance = F.smooth_l1_loss(
+                spans[known] / UNIT, batch["spans"][known] / UNIT, beta=BETA, reduction=reduction
+            )
+            loss = loss + distance / over["spans"] / len(logits.spans)
         if logits.starts is not None and logits.ends is not None:
-            for k, (scores, edge) in enumerate(((logits.starts, None), (logits.ends, batch["last"]))):
-                target = _pointed(batch, k, scores.shape[-1] - 1)
-                target = target if edge is None else torch.where(edge, target, -1)
-                loss = loss + F.cross_entropy(scores.flatten(0, 1), target.flatten(), ignore_index=-1) / 2
+            for k, (term, scores) in enumerate((("starts", logits.starts), ("ends", logits.ends))):
+                target = _edge_target(batch, k, scores.shape[-1] - 1)
+                loss = loss + _cross_entropy(scores, target, reduction) / over[term] / 2
         if logits.frames is not None:
             target = _labelled(batch, logits.frames.shape[1])
-            loss = loss + F.nll_loss(logits.frames.flatten(0, 1), target.flatten(), ignore_index=-1)
+            entropy = F.nll_loss(logits.frames.flatten(0, 1), target.flatten(), ignore_index=-1, reduction=reduction)
+            loss = loss + entropy / over["frames"]
         return loss
+
+    def counts(self, batch: Batch) -> Counts:
+        """Times that are known, tokens of which it is known where (or that no) start and end are, and frames."""
+        frames = batch["frames"].shape[1]
+        targets = {
+            "starts": _edge_target(batch, 0, frames),
+            "ends": _edge_target(batch, 1, frames),
+            "frames": _labelled(batch, frames),
+        }
+        return {
+            "spans": int((~batch["spans"].isnan()).sum()),
+            **{term: int((target != -1).sum()) for term, target in targets.items()},
+        }
 
     # Tests ---------------------------------------------------------------------------------------------------
 
@@ -281,6 +301,17 @@ def _pointed(batch: Batch, edge: int, none: int) -> Tensor:
     target = torch.where(times.isnan(), -1, frame)
     target = torch.where(batch["said"], target, none)
     return torch.where(batch["token_there"], target, -1)
+
+
+def _edge_target(batch: Batch, edge: int, none: int) -> Tensor:
+    """What tokens point at as their start (0), or as their end (1) where they are the last of a word; else -1."""
+    target = _pointed(batch, edge, none)
+    return target if edge == 0 else torch.where(batch["last"], target, -1)
+
+
+def _cross_entropy(scores: Tensor, target: Tensor, reduction: str) -> Tensor:
+    """Of ``(B, m, classes)`` against ``(B, m)``, -1 left out."""
+    return F.cross_entropy(scores.flatten(0, 1), target.flatten(), ignore_index=-1, reduction=reduction)
 
 
 def _labelled(batch: Batch, frames: int) -> Tensor:
