@@ -223,6 +223,8 @@ def _translate(name: str, error: Exception) -> UserError | None:
     if type(error).__module__.startswith("submitit."):
         first = next(iter(str(error).splitlines()), type(error).__name__)
         return UserError(f"a job of the sweep left no result: {first}; the same command takes up what is left")
+    if isinstance(error, RuntimeError) and 'Could not detect "srun"' in str(error):
+        return UserError("hydra/launcher: this machine has no SLURM (srun is not found); submitit_local runs jobs here")
     early = not _started and isinstance(error, ValueError | TypeError | YAMLError)
     if not early and not isinstance(error, HydraException | OmegaConfBaseException):
         return None

@@ -375,8 +375,7 @@ def _lead(trainer: Trainer, progress: bool, line: int) -> dict[str, Any] | None:
         return result
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run.path / ".lock")
-        lock.acquire(timeout=0)
+        lock = FileLock(run.path / ".lock").acquire(timeout=0)
     except Timeout:
         workers.share(False)
         print(f"another process is training {run.path}; leaving it to that one")

@@ -53,7 +53,8 @@ examples
   indattn train task=cross_modal_retrieval noise=0.3      pictures and texts, 30% of the training pairs wrong
   indattn train task=cross_modal_retrieval task.data=pairs.csv task.images=photos    your own
   indattn train -m model=indirect,standard,cross noise=0,0.5,1 seed=0,1,2 hydra/launcher=joblib
-  indattn train experiment=figure2 hydra/launcher=joblib  a whole figure of the paper
+  indattn train experiment=figure2 hydra/launcher=joblib  a whole figure of the paper (hydra/launcher=slurm: as jobs)
+  torchrun --nproc-per-node 2 -m indattn train ...        one run in two processes; training.accumulate=4: in four parts
 
 The run's folder is named by what it is: results/runs/<task>/<model>/noise-<x>/seed-<k>/<hash>. The same command
 again says that it is done; after an interruption it resumes. force=true trains anew.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -57,30 +56,6 @@ def test_a_sweep_through_submitit(tmp_path):
     assert list(tmp_path.rglob("*_submitted.pkl")), "submitit must have run them"
 
 
-def test_a_job_that_is_preempted_comes_back_and_goes_on(tmp_path):
-    sweep = indattn("train", "-m", "seed=0", *TINY, "training.steps=4000", *LOCAL, cwd=tmp_path)
-
-    def at_work():
-        (run,) = find_runs(tmp_path) or [None]
-        return run if run is not None and len(run.metrics()) > 2 else None
-
-    run = until(at_work)
-    listed = subprocess.run(["ps", "-eww", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    jobs = [
-        line.split()[0] for line in listed.splitlines() if "submitit.core._submit" in line and str(tmp_path) in line
-    ]
-    (job,) = jobs[-1:]
-    os.kill(int(job), signal.SIGUSR2)
-    _, error = sweep.communicate(timeout=300)
-    assert sweep.returncode == 0, error
-    assert run.done
-    logs = "".join(file.read_text() for file in tmp_path.rglob("*_log.*"))
-    assert "back to the queue" in logs
-    assert "resuming at step" in logs
-    steps = [line["step"] for line in run.metrics()]
-    assert steps == list(range(0, 4001, 50))
-
-
 def test_the_ready_files_for_slurm(compose):
     with initialize_config_dir(str(configs_dir()), version_base="1.3"):
         config = hydra_compose("train", ["hydra/launcher=slurm"], return_hydra_config=True)
@@ -114,22 +89,3 @@ def test_the_script_that_packs_runs_into_a_job(tmp_path, ended):
     if ended == "by SIGTERM":
         assert (tmp_path / "saved").exists()
         assert (tmp_path / "requeued").read_text() == "requeue 17\n"
-
-
-@pytest.mark.parametrize("verb", ["train", "reproduce"])
-@pytest.mark.parametrize(
-    ("launcher", "said"),
-    [("submitit_slurm", "needs pip install 'indattn[slurm]'"), ("slurm", "needs pip install 'indattn[slurm]'"),
-     ("jobli", "no such launcher; did you mean 'joblib'")],
-)  # fmt: skip
-def test_a_launcher_that_is_not_there_is_one_line(command, monkeypatch, verb, launcher, said):
-    from hydra.core.config_store import ConfigStore
-
-    group = ConfigStore.instance().repo["hydra"]["launcher"]
-    monkeypatch.setitem(ConfigStore.instance().repo["hydra"], "launcher", {
-        name: node for name, node in group.items() if not name.startswith("submitit")
-    })  # fmt: skip
-    words = ["noise_curve"] if verb == "reproduce" else ["-m", "seed=0,1"]
-    code, _, error = command(verb, *words, f"hydra/launcher={launcher}")
-    assert (code, error.count("\n")) == (2, 1)
-    assert said in error

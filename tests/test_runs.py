@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -88,14 +89,42 @@ def test_a_full_disk_at_the_end_of_writing_leaves_the_old_file(tmp_path, monkeyp
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
-def test_atomic_syncs_before_it_renames(tmp_path, monkeypatch):
+def test_atomic_syncs_before_it_renames_and_then_the_folder(tmp_path, monkeypatch):
     calls = []
-    for name in ("fsync", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *a, real=real, name=name: (calls.append(name), real(*a))[1])
+    real_sync, real_replace = os.fsync, os.replace
+
+    def sync(handle):
+        calls.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        real_sync(handle)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", lambda *names: (calls.append("rename"), real_replace(*names))[1])
     with atomic(tmp_path / "file.txt") as file:
         file.write("x")
-    assert calls[:2] == ["fsync", "replace"]
+    assert calls == ["file", "rename", "folder"]
+
+
+def test_a_file_system_that_cannot_sync_folders_is_no_error(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def sync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with atomic(tmp_path / "file.txt") as file:
+        file.write("x")
+    assert (tmp_path / "file.txt").read_text() == "x"
+
+
+def test_the_file_that_was_there_can_be_kept(tmp_path):
+    path, kept = tmp_path / "new", tmp_path / "old"
+    for text in ("1", "2", "3"):
+        with atomic(path, keep=kept) as file:
+            file.write(text)
+    assert (kept.read_text(), path.read_text()) == ("2", "3")
+    assert sorted(os.listdir(tmp_path)) == ["new", "old"]
 
 
 def test_a_parent_that_is_a_file_is_a_user_error(tmp_path):

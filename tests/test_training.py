@@ -640,11 +640,12 @@ def test_the_lock_is_free_after_a_failure(compose):
         pass
 
 
-#: Atomic writes of the tiny run: config, initial weights and recording, three states, recording, weights, result.
-WRITES = 9
+#: Syncs of the tiny run, two for each atomic write: config, initial weights and recording, three states, recording,
+#: weights, result; four lines of the curve. After the last, of the folder with the result, it is done.
+SYNCS = 2 * 9 + 4
 
 
-@pytest.mark.parametrize("call", range(1, WRITES + 1))
+@pytest.mark.parametrize("call", range(1, SYNCS))
 def test_a_disk_that_fills_up_at_any_write_loses_nothing(whole, place, monkeypatch, call):
     undisturbed = whole(*TINY)
     config = place("full", *TINY)
