@@ -35,7 +35,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from indattn.config import config_hash
 from indattn.errors import UserError
-from indattn.store import Record, load_records, per_example
+from indattn.store import Record, find_record, load_records, per_example
 
 __all__ = [
     "BEFORE",
@@ -201,7 +201,7 @@ class Run:
         """
         if len(self.path.parts) < 6 or self.path.parts[-6] != "runs":
             return None
-        return load_records(self.results_dir).get(self.key)
+        return find_record(self.results_dir, self.key)
 
     def config(self) -> DictConfig:
         """Its resolved configuration.

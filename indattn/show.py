@@ -15,7 +15,7 @@ from indattn.tables import print_table
 
 __all__ = ["run"]
 
-COLUMNS = ["task", "model", "noise", "seed", "kind", "state", "accuracy", "steps_to_0.9", "seconds", "path"]
+COLUMNS = ["task", "model", "noise", "seed", "kind", "state", "accuracy", "steps_to_0.9", "seconds", "code", "path"]
 STATES = ("done", "recorded", "unfinished", "started")
 
 

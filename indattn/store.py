@@ -34,7 +34,7 @@ from indattn.errors import UserError
 if TYPE_CHECKING:
     from indattn.runs import Run
 
-__all__ = ["Record", "add_records", "load_records", "per_example", "record_files"]
+__all__ = ["Record", "add_records", "find_record", "load_file", "load_records", "per_example", "record_files", "stamp"]
 
 FORMAT = 1
 DECIMALS = 3
@@ -55,6 +55,16 @@ def load_records(results_dir: Path) -> dict[str, Record]:
         UserError: if one is damaged or of another version.
     """
     return {key: record for file in record_files(results_dir) for key, record in load_file(file).items()}
+
+
+def find_record(results_dir: Path, key: str) -> Record | None:
+    """The record of the run in a folder below ``runs/``, if there is one.
+
+    Raises:
+        UserError: if its task's records are damaged or of another version.
+    """
+    file = results_dir / "records" / f"{key.partition('/')[0]}.jsonl.gz"
+    return load_file(file).get(key) if file.is_file() else None
 
 
 def load_file(file: Path) -> dict[str, Record]:
