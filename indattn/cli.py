@@ -186,7 +186,6 @@ def hydra_app(name: str) -> Callable[[], Any]:
         import importlib
 
         from hydra.core.hydra_config import HydraConfig
-        from hydra.errors import HydraException
         from hydra.types import RunMode
         from omegaconf.errors import OmegaConfBaseException
 
@@ -205,10 +204,13 @@ def hydra_app(name: str) -> Callable[[], Any]:
             if sweep:
                 raise SweepMemberError(str(error)) from error  # the sweep goes on with its other members
             sys.exit(error.exit_code)
-        except (OmegaConfBaseException, HydraException) as error:  # of a key taken out, or of what the verb composes
-            _report(_translate(name, error) or error)
+        except Exception as error:  # of Hydra and its launchers too, which the verb may have called
+            translated = error if isinstance(error, OmegaConfBaseException) else _translate(name, error)
+            if translated is None:
+                raise
+            _report(translated)
             if sweep:
-                raise SweepMemberError(str(error)) from error
+                raise SweepMemberError(str(translated)) from error
             sys.exit(2)
 
     return job

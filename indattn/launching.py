@@ -109,9 +109,7 @@ def train_member(config: DictConfig) -> str | None:
             _, result = train(config)
         return None if result else ELSEWHERE
     except Interrupted:
-        if (
-            STOP in os.environ
-        ):  # of a launcher that runs one after the other in this process: the next ones do not begin
+        if STOP in os.environ:  # where runs go one after the other in this process, the next one must not begin
             Path(os.environ[STOP]).touch()
         raise
     except Exception as error:  # whatever it is, the other runs go on, and the end of the plan tells
@@ -159,6 +157,8 @@ def _attempt(launcher: Launcher, members: list[Member], began: float) -> list[st
     except (UserError, HydraException):
         raise
     except Exception as error:
+        if not any((member.run.path / ".lock").exists() for member in members):
+            raise  # nothing was begun: it is the launcher that does not work
         what = f"a process ended ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         begun = [member for member in members if (member.run.path / ".lock").exists()]
         at_work = [member for member in begun if not made(member.run, began) and free(member.run)]

@@ -248,3 +248,10 @@ def test_a_plan_larger_than_the_disk_and_a_tree_without_rights(command, monkeypa
     code, _, error = command("reproduce", *SMALL, f"results_dir={tmp_path / 'file'}", HERE)
     assert (code, error.count("\n")) == (2, 1)
     assert "cannot write there" in error
+
+
+def test_a_launcher_that_does_not_work_is_one_line(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no srun
+    code, _, error = command("reproduce", *SMALL, f"results_dir={tmp_path}", "hydra/launcher=submitit_slurm")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "this machine has no SLURM" in error
