@@ -68,7 +68,7 @@ def watching(steps: Mapping[Run, int], seconds: Mapping[Run, float], since: floa
         yield
         return
     whole = sum(seconds.values())
-    form = "{percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
+    form = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
     ended = threading.Event()
     with tqdm(total=whole, bar_format=form, dynamic_ncols=True, smoothing=0) as bar:
 
@@ -76,12 +76,13 @@ def watching(steps: Mapping[Run, int], seconds: Mapping[Run, float], since: floa
             bar.n = min(whole, sum(_part(run, steps[run], since) * seconds[run] for run in steps))
             done = sum(made(run, since) for run in steps)
             failed = sum((run.path / ERROR).is_file() for run in steps)
-            bar.set_postfix_str(f"{done} of {len(steps)} runs, {failed} failed")
+            bar.set_description_str(f"{done} of {len(steps)} runs, {failed} failed")
 
         def keep_looking() -> None:
             while not ended.wait(PERIOD):
                 look()
 
+        look()
         thread = threading.Thread(target=keep_looking, daemon=True)
         thread.start()
         try:
