@@ -119,6 +119,7 @@ def test_a_sweep_is_timed_beside_one_of_its_runs(compose, tmp_path, monkeypatch)
     from indattn.bench import sweep
 
     monkeypatch.setattr(sweep, "RUNS", 2)
+    monkeypatch.setattr(sweep, "processors", lambda: 1)
     monkeypatch.setattr(sweep, "RUN", ("model=standard", "noise=0.5", "training.steps=2", "training.evaluate_every=2"))
     config = compose("bench=[sweep]", "rounds=1", verb="bench")
     config.results_dir = str(tmp_path)
