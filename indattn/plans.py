@@ -116,6 +116,8 @@ def load_experiment(name: str, profile: str, overrides: Sequence[str]) -> Experi
     if not plan.runs:
         return Experiment(name, plan, [])
     axes = dict(whole.hydra.sweeper.params or {})
+    if profile == "quick" and not plan.quick:
+        raise UserError(f"experiment {name} has no profile quick: its plan names none")
     if profile == "quick":
         axes |= plan.quick
     parser = OverridesParser.create()

@@ -50,7 +50,7 @@ def run(config: DictConfig) -> None:
     names = list(config.experiments)
     named = dict.fromkeys(other for name in names for other in (experiments() if name == "all" else [name]))
     chosen = [load_experiment(name, config.profile, of_runs) for name in named]
-    chosen = [e for e in chosen if e.name in names or (e.plan.in_all and (config.profile == "full" or e.plan.quick))]
+    chosen = [experiment for experiment in chosen if experiment.name in names or experiment.plan.in_all]
     plan = Plan(chosen, config.fresh, Timings(tree))
     launcher = Launcher(of_hydra, config.jobs)
     plan.print(launcher.jobs)

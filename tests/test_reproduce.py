@@ -49,8 +49,9 @@ def test_every_experiment_is_a_plan_whose_runs_are_those_of_train(name, load, co
         assert config_hash(config) == member.run.path.name
         assert member.steps == config.training.steps
         assert list(member.keeps) == config.training.keep_checkpoints
-    if experiment.plan.quick:
-        assert 0 < len(load(name, "quick").members) < len(runs)
+    if runs:
+        quick = load(name, "quick").members
+        assert 0 < sum(m.steps for m in quick) < sum(m.steps for m in experiment.members) / 3
 
 
 def test_overrides_take_the_place_of_axes(load):
@@ -72,6 +73,19 @@ def test_a_run_in_two_experiments_is_made_once_with_all_weights(load, tmp_path):
     assert {m.run for m in keeping.members} < {m.run for m in plain.members}
     assert len(plan.missing) == len(plain.members)
     assert sum(bool(member.keeps) for member in plan.missing) == len(keeping.members)
+
+
+def test_an_experiment_without_a_smaller_sweep_says_so(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nhydra: {sweeper: {params: {seed: '0,1'}}}\n"
+    )
+    command = [sys.executable, "-m", "indattn", "reproduce", "mine", "--config-dir", str(tmp_path), "--dry-run"]
+    full = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "2 runs: 0 there, 2 to do" in full.stdout
+    quick = subprocess.run([*command, "--profile", "quick"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (quick.returncode, quick.stderr.count("\n")) == (2, 1)
+    assert "experiment mine has no profile quick" in quick.stderr
 
 
 # The verb ----------------------------------------------------------------------------------------------------
