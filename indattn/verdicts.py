@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 from indattn.statistics import Interval, interquartile_mean, mean_interval
@@ -38,7 +38,7 @@ EXACT = 14
 Word: TypeAlias = Literal["holds", "fails", "undecided"]
 
 
-def sign_flip_test(differences: Sequence[float], margin: float = 0.0, resamples: int = 20_000, seed: int = 0) -> float:
+def sign_flip_test(differences: ArrayLike, margin: float = 0.0, resamples: int = 20_000, seed: int = 0) -> float:
     """One-sided p-value of the mean of paired differences being no more than a margin.
 
     Under the null hypothesis each difference less the margin is as likely to have the other sign
@@ -63,7 +63,7 @@ def sign_flip_test(differences: Sequence[float], margin: float = 0.0, resamples:
         lambda x, axis: x.mean(axis=axis),
         permutation_type="samples",
         vectorized=True,
-        n_resamples=np.inf if len(above) <= EXACT else resamples,
+        n_resamples=2 ** len(above) if len(above) <= EXACT else resamples,
         alternative="greater",
         rng=np.random.default_rng(seed),
     )
