@@ -223,8 +223,7 @@ def _as_array(value: Any) -> tuple[NDArray[Any] | None, dict[str, Any]]:
     except ValueError:  # rows of different lengths
         return None, {}
     if numbers.dtype == np.int64:
-        small = np.result_type(np.min_scalar_type(numbers.min()), np.min_scalar_type(numbers.max()))
-        return numbers.astype(small), {}
+        return numbers.astype(_smallest(int(numbers.min()), int(numbers.max()))), {}
     gaps = numbers.dtype == object and any(x is None for x in value)
     if gaps and all(x is None or isinstance(x, float) for x in value):
         numbers = np.array(value, float)  # NaN for null, of which JSON has none
@@ -233,6 +232,8 @@ def _as_array(value: Any) -> tuple[NDArray[Any] | None, dict[str, Any]]:
         or np.isinf(numbers).any()
         or np.isnan(numbers).sum() != (value.count(None) if gaps else 0)
     ):
+        return None, {}
+    if not gaps and numbers.tolist() != value:  # a whole number among fractions that no float64 is
         return None, {}
     missing = np.isnan(numbers)
     filled = np.where(missing, 0, numbers)
@@ -243,6 +244,14 @@ def _as_array(value: Any) -> tuple[NDArray[Any] | None, dict[str, Any]]:
             if np.abs(scaled).max() < -least and (scaled / scale == filled).all():
                 return np.where(missing, least, scaled).astype(kind), {"per": scale, **({"gaps": True} if gaps else {})}
     return (None, {}) if gaps else (numbers, {})
+
+
+def _smallest(least: int, most: int) -> np.dtype[Any]:
+    """The smallest integer type that holds both; without a sign where it can be."""
+    kinds = "u1 i1 u2 i2 u4 i4 i8"
+    return next(
+        kind for kind in map(np.dtype, kinds.split()) if np.iinfo(kind).min <= least and most <= np.iinfo(kind).max
+    )
 
 
 def _unpacked(packed: Any, arrays: dict[str, NDArray[Any]]) -> Any:

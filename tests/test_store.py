@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -89,6 +89,8 @@ leaves = st.one_of(
 )
 
 
+@example([2**32, -(2**53) - 1])
+@example([2**53 + 1, 0.5])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.recursive(leaves, lambda inner: st.dictionaries(st.text("abc", min_size=1), inner, max_size=3), max_leaves=5))
 def test_what_is_said_of_examples_comes_back_exactly(tmp_path_factory, value):
