@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class Member:
     steps: int
     keeps: tuple[int, ...]
     roots: tuple[str, ...]
+    axes: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False)
 
     def there(self, weights: bool) -> bool:
         """Whether its result is there; with ``weights``, also all weights that it keeps."""
@@ -144,7 +145,8 @@ def _members(name: str, parser: OverridesParser, combinations: list[list[str]]) 
         check_seed(config.seed)
         overrides = (f"experiment={name}", *combination)
         keeps = tuple(config.training.keep_checkpoints)
-        yield Member(overrides, Run.of(config), int(config.training.steps), keeps, roots_of(config))
+        axes = dict(text.split("=", 1) for text in combination)
+        yield Member(overrides, Run.of(config), int(config.training.steps), keeps, roots_of(config), axes)
 
 
 def _is_plain(override: Override) -> bool:
