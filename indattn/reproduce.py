@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from indattn.command_line import quoted
 from indattn.errors import UserError, nearest
 from indattn.launching import Launcher, make
-from indattn.plans import PROFILES, Experiment, Plan, Timings, experiments, load_experiment
+from indattn.plans import PROFILES, Experiment, Plan, Timings, experiments, load_all, load_experiment
 from indattn.runs import Run
 from indattn.store import add_records
 
@@ -48,9 +48,11 @@ def run(config: DictConfig) -> None:
     of_runs = [f"results_dir={quoted([str(tree)])[1:-1]}"]
     of_runs += [override for override in config.override if override not in of_hydra]
     names = list(config.experiments)
-    named = dict.fromkeys(other for name in names for other in (experiments() if name == "all" else [name]))
-    chosen = [load_experiment(name, config.profile, of_runs) for name in named]
-    chosen = [experiment for experiment in chosen if experiment.name in names or experiment.plan.in_all]
+    loaded = (
+        load_all(config.profile, of_runs) if name == "all" else [load_experiment(name, config.profile, of_runs)]
+        for name in names
+    )
+    chosen = list({experiment.name: experiment for some in loaded for experiment in some}.values())
     plan = Plan(chosen, config.fresh, Timings(tree))
     launcher = Launcher(of_hydra, config.jobs)
     plan.print(launcher.jobs)
