@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PROFILE ?= standard
 JOBS   ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
 SWEEP  := hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)
 
@@ -36,8 +37,8 @@ lint: $(READY)  ## ruff and mypy
 format: $(READY)  ## let ruff format the code
 	$(BIN)/ruff format indattn tests scripts examples
 
-reproduce-all: $(READY)  ## all runs, tables, figures and costs: some 16 hours on 2 cores, resumable; what is recorded is not made again
-	$(BIN)/indattn reproduce all
+reproduce-all: $(READY)  ## runs, tables, figures and costs, resumable; PROFILE=standard (at most 6 hours on 2 cores), full (days) or quick (10 minutes)
+	$(BIN)/indattn reproduce all profile=$(PROFILE)
 
 figures: $(READY)  ## figures and tables of the runs there are
 	-$(BIN)/indattn plot noise curves task=synthetic

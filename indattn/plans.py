@@ -1,7 +1,8 @@
 """Experiments as plans: which runs an experiment is made of, which of them are there, how long the others will take.
 
 An experiment is a file under ``configs/experiment/``: the axes of its sweep and, in its section ``plan``, what
-`indattn reproduce` does around the runs. No torch here.
+`indattn reproduce` does around the runs. Runs that are not one product of axes are several sweeps (``plan.sweeps``), of
+which `indattn reproduce` makes each run once; `indattn train experiment=NAME` knows the axes alone. No torch here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from indattn.config import check_noise, check_seed, group_options, section
 from indattn.errors import UserError, nearest
@@ -25,9 +26,9 @@ from indattn.index import run_rows
 from indattn.provenance import hash_of, roots_of
 from indattn.runs import Run
 
-__all__ = ["PROFILES", "Experiment", "Member", "Plan", "Timings", "experiments", "load_experiment"]
+__all__ = ["PROFILES", "Experiment", "Member", "Plan", "Timings", "experiments", "load_all", "load_experiment"]
 
-PROFILES = ("full", "quick")
+PROFILES = ("standard", "full", "quick")
 
 
 @dataclass
@@ -36,19 +37,28 @@ class PlanConfig:
 
     Attributes:
         runs: whether it has runs; without, it is its commands alone.
-        in_all: whether `indattn reproduce all` has it.
+        in_all: profiles whose `indattn reproduce all` has it; ``[]``: none.
         weights: whether its results are made from weights, which the record does not have.
         prepare: commands before the runs, without the word indattn.
         results: commands after them: tables and figures. ``{runs}`` becomes the experiment's runs.
-        quick: axes and other overrides of the profile ``quick``.
+        sweeps: axes laid over those of ``hydra.sweeper.params``, a sweep each; the runs are those of all sweeps.
+        standard: axes and other overrides of the profile ``standard``, laid over every sweep; ``{}``: it is as full.
+        quick: the same of the profile ``quick``; ``{}``: there is no such profile.
     """
 
     runs: bool = True
-    in_all: bool = True
+    in_all: list[str] = field(default_factory=lambda: list(PROFILES))
     weights: bool = False
     prepare: list[str] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
+    sweeps: list[dict[str, Any]] = field(default_factory=list)
+    standard: dict[str, Any] = field(default_factory=dict)
     quick: dict[str, Any] = field(default_factory=dict)
+
+    def axes(self, axes: Mapping[str, Any], profile: str) -> list[dict[str, Any]]:
+        """The axes of every sweep under a profile."""
+        above = {"standard": self.standard, "quick": self.quick}.get(profile, {})
+        return [{**axes, **sweep, **above} for sweep in self.sweeps or [{}]]
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,8 @@ class Member:
         steps: optimiser steps it takes.
         keeps: steps whose weights it keeps.
         roots: the modules of its task, model and misalignment (:func:`indattn.provenance.hash_of`).
+        axes: the value, as text, of every key that the sweep it is first in or the command line names, such as ``seed:
+            "0"``, ``noise: "0.5"``, ``model: "indirect"``, ``model.self_attention: "true"``; not ``results_dir``.
     """
 
     overrides: tuple[str, ...]
@@ -68,7 +80,7 @@ class Member:
     steps: int
     keeps: tuple[int, ...]
     roots: tuple[str, ...]
-    axes: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False)
+    axes: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def there(self, weights: bool) -> bool:
         """Whether its result is there; with ``weights``, also all weights that it keeps."""
@@ -104,7 +116,7 @@ def load_experiment(name: str, profile: str, overrides: Sequence[str]) -> Experi
 
     Args:
         name: a file under ``configs/experiment/``.
-        profile: ``full``, or ``quick`` for the smaller sweep of the plan.
+        profile: ``full``, or ``standard`` or ``quick`` for the smaller sweeps of the plan.
         overrides: of the command line; they take the place of axes of the same name.
 
     Raises:
@@ -112,20 +124,50 @@ def load_experiment(name: str, profile: str, overrides: Sequence[str]) -> Experi
     """
     if name not in experiments():
         raise UserError(f"experiment {name!r}: there is none of that name{nearest(name, [*experiments(), 'all'], 30)}")
-    whole = compose("train", overrides=[f"experiment={name}"], return_hydra_config=True)
-    plan = section(PlanConfig, whole.get("plan") or {}, f"plan of experiment {name}")
+    return _experiment(name, *_load_plan(name), profile, overrides)
+
+
+def load_all(profile: str, overrides: Sequence[str]) -> list[Experiment]:
+    """:func:`load_experiment` of those that `indattn reproduce all` has under a profile."""
+    plans = {name: _load_plan(name) for name in experiments()}
+    of = {
+        name: loaded
+        for name, loaded in plans.items()
+        if profile in loaded[0].in_all and (profile != "quick" or loaded[0].quick or not loaded[0].runs)
+    }
+    return [_experiment(name, *loaded, profile, overrides) for name, loaded in of.items()]
+
+
+def _experiment(
+    name: str, plan: PlanConfig, axes: dict[str, Any], profile: str, overrides: Sequence[str]
+) -> Experiment:
     if not plan.runs:
         return Experiment(name, plan, [])
-    axes = dict(whole.hydra.sweeper.params or {})
     if profile == "quick" and not plan.quick:
         raise UserError(f"experiment {name} has no profile quick: its plan names none")
-    if profile == "quick":
-        axes |= plan.quick
     parser = OverridesParser.create()
-    parsed = parser.parse_overrides([f"{key}={value}" for key, value in axes.items()] + list(overrides))
-    last = {override.get_key_element(): override for override in parsed}  # what the user says, in its place
-    [combinations] = BasicSweeper.split_arguments(list(last.values()), None)
-    return Experiment(name, plan, list(_members(name, parser, combinations)))
+    members: dict[Run, Member] = {}
+    for sweep in plan.axes(axes, profile):
+        parsed = parser.parse_overrides([f"{key}={_text(value)}" for key, value in sweep.items()] + list(overrides))
+        last = {override.get_key_element(): override for override in parsed}  # what the user says, in its place
+        [combinations] = BasicSweeper.split_arguments(list(last.values()), None)
+        for member in _members(name, parser, combinations):
+            members.setdefault(member.run, member)
+    return Experiment(name, plan, list(members.values()))
+
+
+def _load_plan(name: str) -> tuple[PlanConfig, dict[str, Any]]:
+    """An experiment's plan and the axes of its sweep.
+
+    Raises:
+        UserError: if the plan is not one.
+    """
+    whole = compose("train", overrides=[f"experiment={name}"], return_hydra_config=True)
+    plan = section(PlanConfig, whole.get("plan") or {}, f"plan of experiment {name}")
+    for profile in plan.in_all:
+        if profile not in PROFILES:
+            raise UserError(f"plan of experiment {name}: in_all has {profile!r}: must be of {', '.join(PROFILES)}")
+    return plan, dict(whole.hydra.sweeper.params or {})
 
 
 def _members(name: str, parser: OverridesParser, combinations: list[list[str]]) -> Iterator[Member]:
@@ -145,8 +187,17 @@ def _members(name: str, parser: OverridesParser, combinations: list[list[str]]) 
         check_seed(config.seed)
         overrides = (f"experiment={name}", *combination)
         keeps = tuple(config.training.keep_checkpoints)
-        axes = dict(text.split("=", 1) for text in combination)
+        axes = {o.key_or_group: _text(o.value()) for o in parsed if o.key_or_group != "results_dir"}
         yield Member(overrides, Run.of(config), int(config.training.steps), keeps, roots_of(config), axes)
+
+
+def _text(value: Any) -> str:
+    """A value as one writes it behind ``KEY=``; 1.0 and 1 are the same."""
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, list | ListConfig):
+        return f"[{','.join(map(_text, value))}]"
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def _is_plain(override: Override) -> bool:

@@ -1,4 +1,4 @@
-"""`indattn reproduce`: the runs of experiments as far as they are missing, then their tables and figures.
+"""`indattn reproduce`: the runs of experiments as far as they are missing, then their tables, figures and claims.
 
 What is done is told from run folders and the record alone: the command can be killed and given again, or given twice at
 once.
@@ -17,10 +17,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from indattn.claims import load_statements
 from indattn.command_line import quoted
 from indattn.errors import UserError, nearest
 from indattn.launching import Launcher, make
-from indattn.plans import PROFILES, Experiment, Plan, Timings, experiments, load_experiment
+from indattn.plans import PROFILES, Experiment, Plan, Timings, experiments, load_all, load_experiment
 from indattn.runs import Run
 from indattn.store import add_records
 
@@ -48,9 +49,11 @@ def run(config: DictConfig) -> None:
     of_runs = [f"results_dir={quoted([str(tree)])[1:-1]}"]
     of_runs += [override for override in config.override if override not in of_hydra]
     names = list(config.experiments)
-    named = dict.fromkeys(other for name in names for other in (experiments() if name == "all" else [name]))
-    chosen = [load_experiment(name, config.profile, of_runs) for name in named]
-    chosen = [experiment for experiment in chosen if experiment.name in names or experiment.plan.in_all]
+    loaded = (
+        load_all(config.profile, of_runs) if name == "all" else [load_experiment(name, config.profile, of_runs)]
+        for name in names
+    )
+    chosen = list({experiment.name: experiment for some in loaded for experiment in some}.values())
     plan = Plan(chosen, config.fresh, Timings(tree))
     launcher = Launcher(of_hydra, config.jobs)
     plan.print(launcher.jobs)
@@ -68,6 +71,8 @@ def run(config: DictConfig) -> None:
         new, count = add_records(tree, done)
         print(f"{tree / 'records'}: {count} runs, {new} of them new or changed")
     commands = dict.fromkeys(command for experiment in chosen for command in _results(experiment))
+    if {experiment.name for experiment in chosen} & {one.experiment for one in load_statements().values()}:
+        commands[("claims", f"profile={'quick' if config.profile == 'quick' else 'full'}")] = None
     failed_commands = [" ".join(words[:3]) for words in commands if _command(words, tree)]
     for member in plan.missing:
         if member.run in failures:

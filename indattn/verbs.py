@@ -86,7 +86,7 @@ keys
     ),
     "reproduce": Verb(
         "indattn.reproduce:run",
-        "make the runs of experiments as far as they are missing, then their tables and figures",
+        "make the runs of experiments as far as they are missing, then their tables, figures and claims",
         """usage: indattn reproduce EXPERIMENT ... [KEY=VALUE ...]
        indattn reproduce all
 
@@ -96,15 +96,17 @@ or given twice at once, it loses nothing and does nothing twice. A run that fail
 
 examples
   indattn reproduce noise_curve --dry-run                 the plan alone
-  indattn reproduce noise_curve                           125 runs
-  indattn reproduce figure2 alignment profile=quick       smaller sweeps, into results/quick
+  indattn reproduce noise_curve                           250 runs
+  indattn reproduce alignment --profile full              75 runs, where the standard profile has 45
+  indattn reproduce figure2 alignment profile=quick       much smaller sweeps, into results/quick
   indattn reproduce noise_curve seed=0,1 model=indirect,cross      part of it
   indattn reproduce noise_curve --fresh                   again what was made by other code than is here
-  indattn reproduce all                                   everything (make reproduce-all)
+  indattn reproduce all                                   the paper's figures, the real tasks (make reproduce-all)
+  indattn reproduce all profile=full                      everything, ablations and all readings too
   indattn reproduce all hydra/launcher=submitit_slurm     on a cluster; needs pip install 'indattn[slurm]'
 
 keys
-  profile=full|quick  dry_run=true  fresh=true  jobs=auto|N  progress=auto|true|false  results_dir=results
+  profile=standard|full|quick  dry_run=true  fresh=true  jobs=auto|N  progress=auto|true|false  results_dir=results
   and every key of indattn train, in place of an axis or beside it; hydra/launcher=...  hydra.launcher.*""",
         "experiments",
         words=("all",),

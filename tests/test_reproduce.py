@@ -16,14 +16,16 @@ from hydra import initialize_config_dir
 
 from indattn.config import config_hash, configs_dir
 from indattn.errors import UserError
-from indattn.plans import Plan, Timings, experiments, load_experiment
+from indattn.plans import Plan, Timings, experiments, load_all, load_experiment
 from indattn.runs import find_runs
+from indattn.search_path import register
 from indattn.store import load_records
 
 SIZES = ["model.layers=1", "model.width=8", "model.heads=2", "task.n=4", "training.batch_size=4"]
 TINY = [*SIZES, "training.steps=6", "training.evaluate_every=3", "task.validation_size=8", "task.test_size=8"]
 SMALL = ["noise_curve", "model=indirect,standard", "noise=0,1", *TINY]
 HERE = "hydra/launcher=basic"
+STANDARD = ("figure1", "figure2", "noise_curve", "cross_modal", "alignment", "costs")
 
 
 @pytest.fixture
@@ -52,6 +54,65 @@ def test_every_experiment_is_a_plan_whose_runs_are_those_of_train(name, load, co
     if runs:
         quick = load(name, "quick").members
         assert 0 < sum(m.steps for m in quick) < sum(m.steps for m in experiment.members) / 3
+        standard = {member.run for member in load(name, "standard").members}
+        assert standard
+        assert standard <= set(runs)  # they share a results tree
+    assert ("standard" in experiment.plan.in_all) == (name in STANDARD)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Loads an experiment of one's own, by its plan and its axes."""
+
+    def load(plan, axes, profile="full", *overrides):
+        (tmp_path / "experiment").mkdir(exist_ok=True)
+        text = {"plan": plan, "hydra": {"sweeper": {"params": axes}}}
+        (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{json.dumps(text)}\n")
+        monkeypatch.setattr("indattn.trees._given", [tmp_path])
+        register()
+        with initialize_config_dir(str(configs_dir()), version_base="1.3"):
+            return load_experiment("mine", profile, ["results_dir=results", *overrides])
+
+    return load
+
+
+SWEEPS = [{}, {"model": "standard,indirect"}, {"model.shared_bias": "true", "seed": "0"}]
+
+
+def test_sweeps_are_laid_over_the_axes_and_each_run_is_made_once(own):
+    plan, axes = {"sweeps": SWEEPS, "quick": {"seed": 1}}, {"seed": "0,1", "noise": 0.5}
+    members = own(plan, axes).members
+    assert [dict(member.axes) for member in members] == [
+        {"seed": "0", "noise": "0.5"},
+        {"seed": "1", "noise": "0.5"},
+        {"seed": "0", "noise": "0.5", "model": "standard"},
+        {"seed": "1", "noise": "0.5", "model": "standard"},
+        {"seed": "0", "noise": "0.5", "model.shared_bias": "true"},
+    ]
+    assert len({member.run for member in members}) == 5
+    assert [m.axes["seed"] for m in own(plan, axes, "quick").members] == ["1"] * 3  # of all sweeps
+    assert len(own(plan, axes, "standard").members) == 5
+    narrower = own({**plan, "standard": {"seed": "0"}}, axes, "standard", "noise=0.50,1", "training.lr=0.0010").members
+    assert {(m.axes["noise"], m.axes["training.lr"]) for m in narrower} == {("0.5", "0.001"), ("1", "0.001")}
+    assert len(narrower) == 6
+
+
+def test_experiments_of_all_by_profile(own, monkeypatch):
+    monkeypatch.setattr("indattn.plans.experiments", lambda: ["mine"])
+    axes = {"seed": "0,1"}
+
+    def of(profile):
+        with initialize_config_dir(str(configs_dir()), version_base="1.3"):
+            return {e.name for e in load_all(profile, ["results_dir=results"])}
+
+    own({"in_all": ["full"]}, axes)
+    assert of("full") == {"mine"}
+    assert of("standard") == set()
+    own({}, axes)  # without a smaller sweep it is in all that need none
+    assert of("standard") == {"mine"}
+    assert of("quick") == set()
+    with pytest.raises(UserError, match=r"in_all has 'fast': must be of standard, full, quick"):
+        own({"in_all": ["fast"]}, axes)
 
 
 def test_overrides_take_the_place_of_axes(load):
