@@ -92,8 +92,8 @@ keys
 
 Says which runs are there, in folders or in the committed record, which are missing, and how long they will take by
 those already timed; makes them in parallel, one thread each; adds them to the record; draws tables and figures and
-judges the claims. Killed or given twice at once, it loses nothing and does nothing twice. A run that fails is tried once
-more, then listed.
+judges the claims. Killed or given twice at once, it loses nothing and does nothing twice. A run that fails is tried
+once more, then listed.
 
 examples
   indattn reproduce noise_curve --dry-run                 the plan alone
