@@ -1,7 +1,7 @@
 
 // Noise curves: a panel for each task, with the values under the pointer or at the arrow keys.
 (() => {
-  const WIDTH = 460, HEIGHT = 290, LEFT = 46, RIGHT = 14, TOP = 12, BOTTOM = 44;
+  const WIDTH = matchMedia("(max-width: 48rem)").matches ? 350 : 460, HEIGHT = 290, LEFT = 46, RIGHT = 14, TOP = 12, BOTTOM = 44;
   const shown = (value) => value.toFixed(value !== 0 && Math.abs(value) < 0.1 ? 4 : 3);
 
   function sample(colour, dash) {
@@ -85,16 +85,19 @@
       if (tip.hidden) return;
       const grid = element("div");
       for (const [model, point] of rows) {
-        const seeds = point.seeds.length;
         grid.append(sample(model.colour, model.dash), element("span", {}, model.name), element("span", {}, shown(point.mean)),
-          element("i", {}, point.low === null ? "one seed" : `[${shown(point.low)}, ${shown(point.high)}] ${seeds} seeds`));
+          element("i", {}, point.low === null ? "" : `[${shown(point.low)}, ${shown(point.high)}]`));
       }
-      tip.replaceChildren(element("b", {}, `noise ${level}`), grid);
-      const at = plot.offsetLeft ?? 0, scale = plot.getBoundingClientRect().width / WIDTH;
-      const middle = plot.getBoundingClientRect().left - box.getBoundingClientRect().left + x(level) * scale;
+      const counts = rows.map(([, point]) => point.seeds.length), [few, many] = [Math.min(...counts), Math.max(...counts)];
+      const seeds = many === 1 ? "one seed" : few === many ? `${many} seeds` : `${few} to ${many} seeds`;
+      tip.replaceChildren(element("b", {}, `noise ${level}, ${seeds}`), grid);
+      // Beside the level, in the half of the panel where the lines are not.
+      const at = plot.getBoundingClientRect(), around = box.getBoundingClientRect();
+      const middle = at.left - around.left + (x(level) * at.width) / WIDTH;
       const left = middle + 14 + tip.offsetWidth <= box.clientWidth ? middle + 14 : middle - 14 - tip.offsetWidth;
+      const high = rows.reduce((sum, [, point]) => sum + point.mean, 0) / rows.length > top / 2;
       tip.style.left = `${Math.max(4, Math.min(left, box.clientWidth - tip.offsetWidth - 4))}px`;
-      tip.style.top = `${plot.getBoundingClientRect().top - box.getBoundingClientRect().top + 14}px`;
+      tip.style.top = `${at.top - around.top + (high ? 0.45 * at.height : 12)}px`;
     }
 
     function choose(next) {

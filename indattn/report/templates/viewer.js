@@ -4,8 +4,11 @@
   const runs = inline("viewer-data");
   const root = document.getElementById("viewer");
   if (!runs.length || !root) return;
-  const WIDTH = 560, LEFT = 46, RIGHT = 12, STRIP = 64;
-  const chosen = { run: 0, example: 0, head: 0, layer: 0, query: 0 };
+  const narrow = matchMedia("(max-width: 48rem)");
+  const LEFT = 46, RIGHT = 12, STRIP = 64;
+  let WIDTH = 0;
+  const FLOOR = -10; // a bias so far below a row's largest makes a weight e^10 times smaller
+  const chosen = { run: 0, example: 0, head: 0, layer: 0, query: Math.floor(runs[0].examples[0].weights[0][0].length / 4) };
 
   const controls = element("div", { class: "controls" });
   const views = element("div", { class: "views" });
@@ -69,6 +72,7 @@
   }
 
   function draw() {
+    WIDTH = narrow.matches ? 350 : 560; // so that letters are as large on a phone
     for (const name of ["layer", "query"]) {
       chosen[name] = Math.min(chosen[name], Number(parts[name].input.max));
       parts[name].input.value = chosen[name];
@@ -123,13 +127,12 @@
     strip(plot, weightsTop, `weights of query ${chosen.query}`, ["0", "1"]);
     weights.forEach((weight, j) => plot.append(svg("rect", { class: "stop", x: x(j) - 0.36 * cell, width: 0.72 * cell, y: weightsTop + STRIP * (1 - weight), height: STRIP * weight })));
     if (run().bias) {
-      const all = run().bias.flatMap((layer) => heads(layer)).flat();
-      const low = Math.min(...all), high = Math.max(...all), span = high - low || 1;
-      strip(plot, biasTop, `bias f(j − c) of query ${chosen.query}, whose centre is ${centres[chosen.query].toFixed(1)}`, [low.toFixed(1), high.toFixed(1)]);
-      const bias = biasRow(chosen.layer, chosen.query, values).map((b, j) => (b === null ? null : [x(j), biasTop + STRIP * (1 - (b - low) / span)]));
-      plot.append(svg("path", { class: "bias", d: path(bias.filter(Boolean)) }));
+      const bias = biasRow(chosen.layer, chosen.query, values), largest = Math.max(...bias.filter((b) => b !== null));
       const c = x(Math.max(-0.5, Math.min(values - 0.5, centres[chosen.query])));
-      plot.append(svg("line", { class: "guide", x1: c, x2: c, y1: weightsTop, y2: biasTop + STRIP }));
+      strip(plot, biasTop, `bias f(j − c) of query ${chosen.query}, less its largest; c = ${centres[chosen.query].toFixed(1)}`, [`≤${FLOOR}`.replace("-", "−"), "0"]);
+      const place = (b) => biasTop + STRIP * (Math.max(FLOOR, b - largest) / FLOOR);
+      plot.append(svg("path", { class: "bias", d: path(bias.map((b, j) => [x(j), b]).filter(([, b]) => b !== null).map(([at, b]) => [at, place(b)])) }));
+      for (const top of [weightsTop, biasTop]) plot.append(svg("line", { class: "guide", x1: c, x2: c, y1: top, y2: top + STRIP }));
     }
     for (const j of across) plot.append(svg("text", { x: x(j), y: height - 20, "text-anchor": "middle" }, String(j)));
     plot.append(svg("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: height - 4, "text-anchor": "middle" }, "value j"));
@@ -168,7 +171,7 @@
       box.append(element("p", { class: "quiet" }, `${run().model} has no bias, so it has no centres: its weights come from keys and queries alone.`));
       return box;
     }
-    const width = 340, left = 44, gap = 62, height = 40 + gap * (layers - 1) + 34;
+    const width = 340, left = 44, gap = Math.min(120, 360 / Math.max(1, layers - 1)), height = 40 + gap * (layers - 1) + 34;
     const x = (c) => left + ((Math.max(-0.5, Math.min(values - 0.5, c)) + 0.5) / values) * (width - left - 10), y = (layer) => 20 + layer * gap;
     const plot = svg("svg", { class: "still", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Centres of ${queries} queries through ${layers} layers` });
     for (let layer = 0; layer < layers; layer++) {
@@ -194,6 +197,7 @@
     readout.textContent = `query ${i}, value ${j}: weight ${weightRow(i)[j].toFixed(3)}` + (bias === null ? "" : `, bias ${bias.toFixed(2)}`);
   }
 
+  narrow.addEventListener("change", draw);
   fill();
   draw();
 })();
