@@ -16,12 +16,12 @@ LEDGER = {
         {
             "name": "sorting_beats_standard",
             "section": "6.1, figure 2",
-            "claim": "On sorting by a given order, indirect attention is more accurate than the same model without the bias.",
+            "claim": "On sorting by a given order, indirect attention is more accurate than without the bias.",
             "reading": "1000 fixed pairs, no self-attention, stable ties; test accuracy after the last step.",
             "experiment": "figure2",
             "statistic": "difference",
-            "rule": "holds if the corrected p is below 0.05 and the interval lies above the margin; fails if the interval "
-            "lies below the smallest effect that counts; else undecided.",
+            "rule": "holds if the corrected p is below 0.05 and the interval lies above the margin; fails if the "
+            "interval lies below the smallest effect that counts; else undecided.",
             "rule_hash": "ab12cd34ef56",
             "rule_since": "2026-11-27",
             "rule_runs_then": 0,

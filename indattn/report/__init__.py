@@ -6,6 +6,7 @@ Everything comes from what is committed of a results tree: the ledger, records, 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -139,7 +140,8 @@ def _html(content: dict[str, Any]) -> str:
 
 
 def _markdown(content: dict[str, Any]) -> str:
-    return _environment(escaped=False).get_template("report.md").render(**content)
+    text = _environment(escaped=False).get_template("report.md").render(**content)
+    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def _json(value: Any) -> Markup:

@@ -72,7 +72,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
             raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
         for run in content["runs"]:
             _key(run)
-            run["examples"]  # noqa: B018
+            [example["example"] for example in run["examples"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}); take it from the repository again, or remove it") from error
     return content["runs"]
@@ -104,7 +104,9 @@ def _shown(run: Run, examples: list[int]) -> dict[str, Any] | None:
             ],
         }
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"{run.path}/recording.npz is damaged ({error}); train the run again with force=true") from error
+        raise UserError(
+            f"{run.path}/recording.npz is damaged ({error}); train the run again with force=true"
+        ) from error
 
 
 def _rounded(values: NDArray[Any], digits: int) -> Any:

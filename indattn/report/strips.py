@@ -31,7 +31,8 @@ def strip(claim: Claim) -> str:
         return ""
     around = [*drawn, *([claim.margin] if claim.margin is not None else [])]
     low, high = min(around), max(around)
-    if not 0 <= low and low - 0.5 * (high - low) < 0:  # zero, where it is near
+    near = 0.5 * (high - low)
+    if -near < high < 0 or 0 < low < near:
         low, high = min(low, 0.0), max(high, 0.0)
     room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
     low, high = low - room, high + room
