@@ -24,7 +24,18 @@ from indattn.search_path import register
 from indattn.statistics import interquartile_mean, mean_interval
 from indattn.tables import slug
 
-__all__ = ["curve_table", "describe_run", "recording", "run", "run_figures", "run_slug", "run_table", "summary"]
+__all__ = [
+    "curve_table",
+    "describe_run",
+    "flat_identity",
+    "recording",
+    "run",
+    "run_figures",
+    "run_slug",
+    "run_table",
+    "summary",
+    "variants",
+]
 
 #: Keys that a model's or a run's name already tells, or that only say how it was trained and stopped.
 NAMED = ("noise", "seed", "model._target_", "model.name", "task._target_", "task.name", "misalignment._target_")
@@ -59,11 +70,17 @@ def run_table(runs: list[Run]) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     for column in ("steps_to_0.9", "ceiling"):
         table[column] = table[column].astype(float)
-    table["variant"] = _variants(table, settings)
+    table["variant"] = variants(table, settings)
     return table
 
 
 def _flat_identity(config: DictConfig) -> dict[str, Any]:
+    return flat_identity(OmegaConf.to_container(config, resolve=True))
+
+
+def flat_identity(full: Any) -> dict[str, Any]:
+    """The dotted keys of a resolved configuration that may tell variants of a model on a task apart."""
+
     def flatten(node: Any, prefix: str) -> dict[str, Any]:
         if not isinstance(node, dict):
             return {prefix: node}
@@ -71,13 +88,17 @@ def _flat_identity(config: DictConfig) -> dict[str, Any]:
             k: v for key, value in node.items() for k, v in flatten(value, f"{prefix}.{key}" if prefix else key).items()
         }
 
-    full = OmegaConf.to_container(config, resolve=True)
-    flat = flatten({key: full[key] for key in IDENTITY}, "")  # type: ignore[call-overload, index]
+    flat = flatten({key: full[key] for key in IDENTITY}, "")
     return {k: v for k, v in flat.items() if k not in NAMED and k.rpartition(".")[2] not in NOT_IDENTITY}
 
 
-def _variants(table: pd.DataFrame, settings: list[dict[str, Any]]) -> list[str]:
-    """What differs between runs of the same task and model, other than noise and seed: ``key=value, ...``."""
+def variants(table: pd.DataFrame, settings: list[dict[str, Any]]) -> list[str]:
+    """What differs between runs of the same task and model, other than noise and seed: ``key=value, ...``.
+
+    Args:
+        table: a row a run, in the order 0, 1, ...: ``task``, ``model``, ``noise``.
+        settings: of each, its :func:`flat_identity`.
+    """
     differing: dict[str, set[str]] = {}
     for task, of_task in table.groupby("task"):
         for _, group in of_task.groupby("model"):

@@ -180,6 +180,25 @@ keys
             *("alignment", "spans", "tuning"),
         ),
     ),
+    "report": Verb(
+        "indattn.report:run",
+        "write the ledger with its figures, tables and curves as one page, and as text",
+        """usage: indattn report [KEY=VALUE ...]
+
+examples
+  indattn report                                          results/report/index.html and report.md
+  indattn claims && indattn report                        after new runs: the ledger first
+  indattn report viewer.task=sequence_retrieval viewer.noise=0 viewer.model=[indirect,standard]
+  indattn report viewer.seed=[0,1] viewer.example=0
+
+Made of what is committed of a results tree: the ledger, records, tables, figures. The same tree gives the same bytes.
+The page is one file without links to the network. Attention maps come from the folders of the chosen runs, and where
+these are missing from report/recordings.json, which an earlier report wrote.
+
+keys
+  viewer.task=synthetic  viewer.model=NAME|[...]  viewer.noise=X|[...]  viewer.seed=N|[...]  viewer.example=N|[...]
+  results_dir=results""",
+    ),
     "show": Verb(
         "indattn.show:run",
         "list the runs there are, or print one",
