@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from indattn.config import section
 from indattn.errors import UserError, nearest
 from indattn.evidence import Evidence, Observation, Observed, Rule
-from indattn.ledger import Entry, Ledger
+from indattn.ledger import Entry, Ledger, Point
 from indattn.trees import trees
 from indattn.verdicts import LEAST_SEEDS, Claim, Verdict, decide, decide_every
 
@@ -180,7 +180,7 @@ def _of_mean(rule: Rule, verdict: Verdict) -> _Decision:
     sign = 1.0 if rule.higher else -1.0
     ends = sorted(sign * end for end in (verdict.interval.low, verdict.interval.high))
     p = {"holds": verdict.p_holds, "fails": verdict.p_fails}.get(verdict.word, min(verdict.p_holds, verdict.p_fails))
-    effect, low, high = (_shown(rule, value) for value in (sign * verdict.interval.mean, *ends))
+    effect, low, high = (_number(_told(rule, value)) for value in (sign * verdict.interval.mean, *ends))
     return _Decision(verdict.word, effect, low, high, _number(p), verdict.seeds, _number(verdict.smallest))
 
 
@@ -191,7 +191,7 @@ def _in_every(rule: Rule, observed: Observed) -> _Decision:
     values, margin = _signed(rule, [point.value for point in points])
     word, z = decide_every(values, [point.error for point in points], margin, LEVEL)
     far = _farthest(rule, points)
-    effect, low, high = (_shown(rule, far.value + side * z * far.error) for side in (0, -1, 1))
+    effect, low, high = (_number(_told(rule, far.value + side * z * far.error)) for side in (0, -1, 1))
     return _Decision(word, effect, low, high)
 
 
@@ -240,18 +240,22 @@ def _entry(
         command=command,
         figures=list(statement.figures),
         tables=list(statement.tables),
-        points=[{"unit": point.label, "value": _shown(rule, point.value)} for point in observed.points],
+        points=[Point(point.label, _rounded(_told(rule, point.value))) for point in observed.points],
     )
 
 
-def _shown(rule: Rule, value: float) -> float | None:
-    """A value as it is told."""
-    return _number(math.exp(value) if rule.is_ratio else value)
+def _told(rule: Rule, value: float) -> float:
+    """A value as one tells it: a ratio, not its logarithm."""
+    return math.exp(value) if rule.is_ratio else value
+
+
+def _rounded(value: float) -> float:
+    """Six digits are enough for every verdict."""
+    return float(f"{value:.6g}")
 
 
 def _number(value: float) -> float | None:
-    """Six digits are enough for every verdict; NaN is none."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    return _rounded(value) if math.isfinite(value) else None
 
 
 # Words -------------------------------------------------------------------------------------------------------
@@ -304,7 +308,7 @@ def _why(rule: Rule, observed: Observed, decision: _Decision, word: str) -> str:
     if rule.statistic == "every":
         far = _farthest(rule, observed.points)
         head = {"holds": "nearest to the margin", "fails": "farthest beyond it"}.get(word, "not told apart from it")
-        return f"{count} settings, {head}: {far.label} with {_shown(rule, far.value):.3g}"
+        return f"{count} settings, {head}: {far.label} with {_told(rule, far.value):.3g}"
     if word != "undecided":
         return f"{count} {units}s, corrected p {decision.p:.2g}"
     if count < LEAST_SEEDS:

@@ -14,13 +14,12 @@ from omegaconf import DictConfig
 from indattn.claims import judge, load_statements
 from indattn.errors import UserError, nearest
 from indattn.evidence import Evidence
-from indattn.ledger import LEDGER, Entry, load_ledger, save_ledger
+from indattn.ledger import LEDGER, VERDICTS, Entry, load_ledger, save_ledger
 from indattn.runs import atomic
 from indattn.tables import check_format, print_table
 
 __all__ = ["run"]
 
-VERDICTS = ("holds", "fails", "undecided")
 #: Bold green, bold red, dim: the word says it too.
 COLOURS = {"holds": "\033[1;32m", "fails": "\033[1;31m", "undecided": "\033[2m"}
 COLUMNS = ("claim", "section", "verdict", "effect", "interval", "margin", "of", "p", "units")

@@ -11,13 +11,26 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from indattn.errors import UserError
+from omegaconf.errors import MissingMandatoryValue
+
+from indattn.config import section
+from indattn.errors import UserError, nearest
 from indattn.runs import atomic
 
-__all__ = ["LEDGER", "Entry", "Ledger", "load_ledger", "save_ledger"]
+__all__ = ["LEDGER", "VERDICTS", "Entry", "Ledger", "Point", "load_ledger", "save_ledger"]
 
 FORMAT = 1
 LEDGER = "ledger.json"
+VERDICTS = ("holds", "fails", "undecided")
+REMAKE = "and `indattn claims` writes it anew"
+
+
+@dataclass
+class Point:
+    """One unit of a claim's data: what it is (``seed 0``), and the statistic there."""
+
+    unit: str
+    value: float
 
 
 @dataclass
@@ -25,14 +38,14 @@ class Entry:
     """A claim with its verdict: a line of the ledger.
 
     Attributes:
-        name, section, claim, reading, experiment: of the claim.
+        name, claim, section, reading, experiment: of the claim.
+        verdict: one of :data:`VERDICTS`.
         statistic: ``mean`` or ``every``.
         rule: the rule in words.
         rule_hash: of the rule.
         rule_since: the day on which it was first applied.
         rule_runs_then: data there was then: runs, or 1 for a table.
         rule_changed_after_data: whether it took the place of another that had data.
-        verdict: ``holds``, ``fails`` or ``undecided``.
         effect, low, high: the mean over units with its 95% interval; of ``every``, the unit in which the
             claim is nearest to wrong, or most wrong, with its interval.
         margin: what the effect is held against.
@@ -44,37 +57,37 @@ class Entry:
         missing: commands of the runs that are not there.
         why: one line.
         command: what makes it again.
-        figures, tables: that show it.
-        points: ``unit`` and ``value`` of each.
+        figures, tables: below ``figures/`` and ``tables/``, that show it.
+        points: a value a unit.
     """
 
     name: str
-    section: str
     claim: str
-    reading: str
-    experiment: str
-    statistic: str
-    rule: str
-    rule_hash: str
-    rule_since: str
-    rule_runs_then: int
-    rule_changed_after_data: bool
     verdict: str
-    effect: float | None
-    low: float | None
-    high: float | None
-    margin: float
-    unit: str
-    p: float | None
-    seeds: int
-    seeds_needed: int | None
-    smallest: float | None
-    missing: list[str]
-    why: str
-    command: str
-    figures: list[str]
-    tables: list[str]
-    points: list[dict[str, Any]]
+    section: str = ""
+    reading: str = ""
+    experiment: str = ""
+    statistic: str = "mean"
+    rule: str = ""
+    rule_hash: str = ""
+    rule_since: str = ""
+    rule_runs_then: int = 0
+    rule_changed_after_data: bool = False
+    effect: float | None = None
+    low: float | None = None
+    high: float | None = None
+    margin: float | None = None
+    unit: str = ""
+    p: float | None = None
+    seeds: int = 0
+    seeds_needed: int | None = None
+    smallest: float | None = None
+    missing: list[str] = field(default_factory=list)
+    why: str = ""
+    command: str = ""
+    figures: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
 
 
 @dataclass
@@ -96,18 +109,32 @@ def load_ledger(results_dir: Path) -> Ledger:
     """The ledger of a results tree.
 
     Raises:
-        UserError: if there is none, or it is damaged or of another version.
+        UserError: if there is none, it is damaged or of another version, or says what no claim can have.
     """
     file = results_dir / LEDGER
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if content["format"] == FORMAT:
-            return Ledger(content["profile"], [Entry(**entry) for entry in content["claims"]], content["history"])
+        if content["format"] != FORMAT:
+            raise UserError(f"{file} has format {content['format']}, this version reads {FORMAT}; remove it, {REMAKE}")
+        entries = [_entry(entry, f"{file}, claim {number}") for number, entry in enumerate(content["claims"], 1)]
+        ledger = Ledger(content["profile"], entries, content["history"])
     except FileNotFoundError:
-        raise UserError(f"{file}: there is none; `indattn claims` makes it") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}); `indattn claims` makes it again once it is removed") from error
-    raise UserError(f"{file} has format {content['format']}, this version reads {FORMAT}")
+        raise UserError(f"{file}: there is none; `indattn claims` writes it") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged ({error}); remove it, {REMAKE}") from error
+    return ledger
+
+
+def _entry(content: Any, where: str) -> Entry:
+    try:
+        entry = section(Entry, content, where)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
+    if entry.verdict not in VERDICTS:
+        raise UserError(
+            f"{where}.verdict={entry.verdict}: there is none of that name{nearest(entry.verdict, VERDICTS)}"
+        )
+    return entry
 
 
 def save_ledger(results_dir: Path, ledger: Ledger) -> None:

@@ -12,6 +12,8 @@ def _points(*values):
 
 LEDGER = {
     "format": 1,
+    "profile": "full",
+    "history": {},
     "claims": [
         {
             "name": "sorting_beats_standard",
@@ -76,7 +78,6 @@ LEDGER = {
             "name": "robust_to_noise",
             "section": "4",
             "claim": "Under misalignment <shift>, indirect attention loses less than σ* | predicts.",
-            "reading": None,
             "experiment": "noise_curve",
             "statistic": "difference",
             "rule": "holds if the interval lies above 0.1.",
@@ -116,7 +117,6 @@ LEDGER = {
             "margin": 0.05,
             "unit": "",
             "p": None,
-            "seeds": None,
             "why": "The ratio falls with the width where scores are made from the values.",
             "command": "indattn theory figure1 && indattn claims",
             "figures": ["figure1-summary.png"],

@@ -114,7 +114,7 @@ def test_less_is_better_and_ratios_are_told_as_ratios(tmp_path):
     entries = judge({"a": statement(**rule, margin=0.6), "b": statement(**rule, margin=0.4)}, evidence).claims
     assert [entry.verdict for entry in entries] == ["holds", "fails"]
     assert entries[0].effect == pytest.approx(0.5)
-    assert [point["value"] for point in entries[0].points] == pytest.approx([0.5] * 10)
+    assert [point.value for point in entries[0].points] == pytest.approx([0.5] * 10)
 
 
 def test_unreached_steps_count_as_all_of_them(tmp_path):
@@ -199,7 +199,7 @@ def test_a_ledger_comes_back_and_equal_data_is_equal_bytes(tmp_path):
 
 
 def test_a_ledger_that_cannot_be_read_says_so(tmp_path):
-    with pytest.raises(UserError, match="there is none; `indattn claims` makes it"):
+    with pytest.raises(UserError, match="there is none; `indattn claims` writes it"):
         load_ledger(tmp_path)
     (tmp_path / LEDGER).write_text("{")
     with pytest.raises(UserError, match="damaged"):

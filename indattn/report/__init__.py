@@ -17,9 +17,9 @@ from markupsafe import Markup
 from omegaconf import DictConfig, ListConfig
 
 from indattn.errors import UserError
+from indattn.ledger import VERDICTS, load_ledger
 from indattn.report import numbers
 from indattn.report.curves import noise_panels
-from indattn.report.ledger import VERDICTS, read_ledger
 from indattn.report.making import making
 from indattn.report.parts import Part, parts
 from indattn.report.recordings import collect, write_recordings
@@ -69,7 +69,7 @@ def write_report(results_dir: Path, viewer: dict[str, list[Any]]) -> list[Path]:
         UserError: without a ledger, if something in the tree is damaged, or if the report cannot be written.
     """
     folder = results_dir / "report"
-    claims = parts(results_dir, read_ledger(results_dir / "ledger.json"))
+    claims = parts(results_dir, load_ledger(results_dir).claims)
     panels = noise_panels(results_dir)
     kept = folder / "recordings.json"
     recordings = collect(

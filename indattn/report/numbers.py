@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from indattn.report.ledger import Claim
+from indattn.ledger import Entry
 
 __all__ = ["effect", "interval", "number", "p_value", "with_unit"]
 
@@ -20,19 +20,19 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}".replace("-", MINUS)
 
 
-def effect(claim: Claim) -> str:
+def effect(claim: Entry) -> str:
     """An effect with as many decimals as its interval is worth."""
     return _as_precise(claim.effect, claim)
 
 
-def interval(claim: Claim) -> str:
+def interval(claim: Entry) -> str:
     """``[low, high]``, with the decimals of the effect; nothing if there is none."""
     if claim.low is None or claim.high is None:
         return ""
     return f"[{_as_precise(claim.low, claim)}, {_as_precise(claim.high, claim)}]"
 
 
-def with_unit(claim: Claim) -> str:
+def with_unit(claim: Entry) -> str:
     """Effect, interval and unit in one line."""
     parts = [effect(claim), interval(claim), claim.unit or ""]
     return " ".join(part for part in parts if part) if claim.effect is not None else number(None)
@@ -43,7 +43,7 @@ def p_value(value: float | None) -> str:
     return "<0.001" if value is not None and value < 0.001 else number(value, 2)
 
 
-def _as_precise(value: float | None, claim: Claim) -> str:
+def _as_precise(value: float | None, claim: Entry) -> str:
     if value is None or claim.low is None or claim.high is None or claim.high <= claim.low:
         return number(value)
     decimals = 1 - math.floor(math.log10((claim.high - claim.low) / 2))  # two digits of half its width

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from indattn.errors import UserError
-from indattn.report.ledger import Claim
+from indattn.ledger import Entry
 from indattn.report.numbers import number
 from indattn.report.strips import strip
 
@@ -72,13 +72,13 @@ class Table:
 class Part:
     """A claim with all that is shown of it; ``strip`` is SVG, perhaps empty."""
 
-    claim: Claim
+    claim: Entry
     strip: str
     figures: Sequence[Figure]
     tables: Sequence[Table]
 
 
-def parts(results_dir: Path, claims: Sequence[Claim]) -> list[Part]:
+def parts(results_dir: Path, claims: Sequence[Entry]) -> list[Part]:
     """Each claim with its figures and tables; those that are not there are marked so.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from html import escape
 
-from indattn.report.ledger import Claim
+from indattn.ledger import Entry
 from indattn.report.numbers import effect, interval, number
 
 __all__ = ["strip", "ticks"]
@@ -23,7 +23,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def strip(claim: Claim) -> str:
+def strip(claim: Entry) -> str:
     """The plot of a claim; an empty text if it has no points and no effect. The same claim gives the same text."""
     values = [point.value for point in claim.points]
     drawn = [v for v in (*values, claim.effect, claim.low, claim.high) if v is not None]
@@ -84,7 +84,7 @@ def _apart(places: list[float]) -> list[float]:
     return chosen
 
 
-def _said(claim: Claim) -> str:
+def _said(claim: Entry) -> str:
     said = f"{effect(claim)} {interval(claim)} {claim.unit or ''}".strip()
     about = f", {len(claim.points)} seeds" if claim.points else ""
     margin = f", margin {number(claim.margin)}" if claim.margin is not None else ""
