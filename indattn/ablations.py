@@ -110,6 +110,13 @@ def called(change: str) -> str:
     return LABELS.get(change, change)
 
 
+def _place(change: str) -> tuple[bool, int, str, float]:
+    """By which changes are ordered: the paper's model first, then as in :data:`LABELS`."""
+    known = list(LABELS).index(change) if change in LABELS else len(LABELS)
+    key, _, value = change.partition("=")
+    return change != BASE, known, key, float(value) if value.replace(".", "", 1).isdigit() else 0.0
+
+
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """A row a change: accuracy and steps to 0.9, and the difference to the paper's model paired by seed.
 
@@ -120,13 +127,8 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """
     scores = {str(change): of.drop_duplicates("seed").set_index("seed") for change, of in runs.groupby("change")}
 
-    def place(change: str) -> tuple[bool, int, str, float]:
-        known = list(LABELS).index(change) if change in LABELS else len(LABELS)
-        key, _, value = change.partition("=")
-        return change != BASE, known, key, float(value) if value.replace(".", "", 1).isdigit() else 0.0
-
     rows = []
-    for change in sorted(scores, key=place):
+    for change in sorted(scores, key=_place):
         of = scores[change]
         accuracy = mean_interval(of["accuracy"].tolist())
         steps = of["steps_to_0.9"].astype(float)
@@ -173,12 +175,14 @@ def unmatched(runs: pd.DataFrame) -> pd.DataFrame:
     if not rows:
         return pd.DataFrame()
     result = []
-    for (change, level), of in pd.DataFrame(rows).groupby(["change", "level"]):
+    by = {(str(change), level): of for (change, level), of in pd.DataFrame(rows).groupby(["change", "level"])}
+    for change, level in sorted(by, key=lambda key: (_place(key[0]), key)):
+        of = by[change, level]
         accuracy, loss = (mean_interval(of[score].tolist()) for score in ("accuracy", "loss"))
         result.append(
             {
                 "task": of["task"].iloc[0],
-                "change": called(str(change)),
+                "change": called(change),
                 "replaced": level,
                 "seeds": accuracy.count,
                 "accuracy": accuracy.mean,
@@ -203,6 +207,7 @@ def forest(table: pd.DataFrame, runs: pd.DataFrame, title: str) -> Figure:
     """
     base = table[table["setting"] == BASE].iloc[0]
     rows = table[table["pairs"] > 0].reset_index(drop=True)
+    metric = runs["metric"].iloc[0]
     timed = bool(table["reached_0.9"].sum())
     with plt.rc_context(LINES):
         figure, panels = plt.subplots(
@@ -236,7 +241,7 @@ def forest(table: pd.DataFrame, runs: pd.DataFrame, title: str) -> Figure:
             places,
             [f"{c}  ({n})" for c, n in zip(rows["change"], rows["pairs"], strict=True)],
         )
-        left.set(ylim=(len(rows) - 0.4, -0.6), xlabel="difference in test score to the paper's model (points)")
+        left.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"difference in test {metric} to the paper's model (points)")
         left.set_title(f"paired by seed, 95% interval, (seeds)\nthe paper's model: {100 * base['accuracy']:.1f}")
         if timed:
             _steps(panels[0][1], rows, base, runs)
@@ -272,4 +277,4 @@ def _steps(axes: Any, rows: pd.DataFrame, base: pd.Series, runs: pd.DataFrame) -
         axes.axvline(base["median_steps_to_0.9"], color="#444444", linewidth=1.1)
     axes.axvline(limit, color="#AAAAAA", linewidth=0.9, linestyle=":")
     axes.set(xlim=(0, limit * 1.16), xlabel="training steps to 0.9 on validation")
-    axes.set_title("each seed, median (bar), of the paper's model (line);\nhollow: how many never got there")
+    axes.set_title("each seed; bar: median; line: the paper's model\nhollow: how many never got there")
