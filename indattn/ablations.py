@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
 from indattn.figures import LINES
 from indattn.runs import Run
@@ -64,7 +65,7 @@ def changes(runs: pd.DataFrame) -> pd.DataFrame:
     Args:
         runs: rows of :func:`indattn.plot.run_table` of one task and level.
     """
-    flat = [flat_identity(Run(Path(path)).config()) for path in runs["path"]]
+    flat = [flat_identity(OmegaConf.to_container(Run(Path(path)).config(), resolve=True)) for path in runs["path"]]
     models = [{k.removeprefix("model."): v for k, v in one.items() if k.startswith("model.")} for one in flat]
     outside = [json.dumps({k: v for k, v in one.items() if not k.startswith("model.")}, sort_keys=True) for one in flat]
     indirect = [i for i, name in enumerate(runs["model"]) if name == "indirect"]

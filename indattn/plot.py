@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from indattn import (
     ablations,
@@ -29,7 +29,16 @@ from indattn.statistics import interquartile_mean, mean_interval
 from indattn.tables import slug
 from indattn.variants import default_settings, flat_identity, variants
 
-__all__ = ["curve_table", "describe_run", "recording", "run", "run_figures", "run_slug", "run_table", "summary"]
+__all__ = [
+    "curve_table",
+    "describe_run",
+    "recording",
+    "run",
+    "run_figures",
+    "run_slug",
+    "run_table",
+    "summary",
+]
 
 
 def run_table(runs: list[Run]) -> pd.DataFrame:
@@ -56,7 +65,7 @@ def run_table(runs: list[Run]) -> pd.DataFrame:
                 "path": str(run.path),
             }
         )
-        settings.append(flat_identity(run.config()))
+        settings.append(flat_identity(OmegaConf.to_container(run.config(), resolve=True)))
     table = pd.DataFrame(rows)
     for column in ("steps_to_0.9", "ceiling"):
         table[column] = table[column].astype(float)

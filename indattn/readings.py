@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from omegaconf import OmegaConf
 
 from indattn.figures import LINES
 from indattn.runs import Run
@@ -102,7 +103,7 @@ def _plain(runs: pd.DataFrame, task: str) -> pd.DataFrame:
     default = default_settings(task)
     choices, others = [], []
     for path in runs["path"]:
-        flat = flat_identity(Run(Path(path)).config())
+        flat = flat_identity(OmegaConf.to_container(Run(Path(path)).config(), resolve=True))
         values = {column: setting(key, flat[key]).partition("=")[2] for column, key in CHOICES.items()}
         choices.append({**values, "steps": flat["training.steps"], "train_size": _size(flat["task.train_size"])})
         rest = flat.keys() - {*CHOICES.values(), *IMPLIED}

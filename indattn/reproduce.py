@@ -1,4 +1,4 @@
-"""`indattn reproduce`: the runs of experiments as far as they are missing, then their tables and figures.
+"""`indattn reproduce`: the runs of experiments as far as they are missing, then their tables, figures and claims.
 
 What is done is told from run folders and the record alone: the command can be killed and given again, or given twice at
 once.
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from indattn.claims import load_statements
 from indattn.command_line import quoted
 from indattn.errors import UserError, nearest
 from indattn.launching import Launcher, make
@@ -71,6 +72,8 @@ def run(config: DictConfig) -> None:
         new, count = add_records(tree, done)
         print(f"{tree / 'records'}: {count} runs, {new} of them new or changed")
     commands = dict.fromkeys(command for experiment in chosen for command in _results(experiment))
+    if {experiment.name for experiment in chosen} & {one.experiment for one in load_statements().values()}:
+        commands[("claims", f"profile={'quick' if config.profile == 'quick' else 'full'}")] = None
     failed_commands += [" ".join(words[:3]) for words in commands if _command(words, tree)]
     for member in plan.missing:
         if member.run in failures:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from indattn.config import IDENTITY, NOT_IDENTITY, configs_dir, group_options
 from indattn.search_path import register
@@ -19,8 +19,8 @@ __all__ = ["default_settings", "flat_identity", "setting", "variants"]
 NAMED = ("noise", "seed", "model._target_", "model.name", "task._target_", "task.name", "misalignment._target_")
 
 
-def flat_identity(config: DictConfig) -> dict[str, Any]:
-    """What tells a configuration apart, by full key, without what its labels say."""
+def flat_identity(full: Any) -> dict[str, Any]:
+    """The dotted keys of a resolved configuration that may tell variants of a model on a task apart."""
 
     def flatten(node: Any, prefix: str) -> dict[str, Any]:
         if not isinstance(node, dict):
@@ -29,13 +29,17 @@ def flat_identity(config: DictConfig) -> dict[str, Any]:
             k: v for key, value in node.items() for k, v in flatten(value, f"{prefix}.{key}" if prefix else key).items()
         }
 
-    full = OmegaConf.to_container(config, resolve=True)
-    flat = flatten({key: full[key] for key in IDENTITY}, "")  # type: ignore[call-overload, index]
+    flat = flatten({key: full[key] for key in IDENTITY}, "")
     return {k: v for k, v in flat.items() if k not in NAMED and k.rpartition(".")[2] not in NOT_IDENTITY}
 
 
 def variants(table: pd.DataFrame, settings: list[dict[str, Any]]) -> list[str]:
-    """What differs between runs of the same task and model, other than noise and seed: ``key=value, ...``."""
+    """What differs between runs of the same task and model, other than noise and seed: ``key=value, ...``.
+
+    Args:
+        table: a row a run, in the order 0, 1, ...: ``task``, ``model``, ``noise``.
+        settings: of each, its :func:`flat_identity`.
+    """
     differing: dict[str, set[str]] = {}
     for task, of_task in table.groupby("task"):
         for _, group in of_task.groupby("model"):
@@ -70,4 +74,4 @@ def default_settings(task: str) -> set[str]:
     started = GlobalHydra.instance().is_initialized()  # by the command
     with contextlib.nullcontext() if started else initialize_config_dir(str(configs_dir()), version_base="1.3"):
         config = compose("train", overrides=[f"task={task}"])
-    return {setting(key, value) for key, value in flat_identity(config).items()}
+    return {setting(key, value) for key, value in flat_identity(OmegaConf.to_container(config, resolve=True)).items()}

@@ -86,13 +86,14 @@ keys
     ),
     "reproduce": Verb(
         "indattn.reproduce:run",
-        "make the runs of experiments as far as they are missing, then their tables and figures",
+        "make the runs of experiments as far as they are missing, then their tables, figures and claims",
         """usage: indattn reproduce EXPERIMENT ... [KEY=VALUE ...]
        indattn reproduce all
 
 Says which runs are there, in folders or in the committed record, which are missing, and how long they will take by
-those already timed; makes them in parallel, one thread each; adds them to the record; draws tables and figures. Killed
-or given twice at once, it loses nothing and does nothing twice. A run that fails is tried once more, then listed.
+those already timed; makes them in parallel, one thread each; adds them to the record; draws tables and figures and
+judges the claims. Killed or given twice at once, it loses nothing and does nothing twice. A run that fails is tried
+once more, then listed.
 
 examples
   indattn reproduce noise_curve --dry-run                 the plan alone
@@ -112,6 +113,29 @@ keys
         words=("all",),
         flags=("dry_run", "fresh", "profile", "jobs"),
         rest="override",
+    ),
+    "claims": Verb(
+        "indattn.claims_pages:run",
+        "what became of each claim of the paper: holds, fails or undecided, with the numbers",
+        """usage: indattn claims [NAME ...] [KEY=VALUE ...]
+
+Applies the rule of each claim (configs/claims/*.yaml) to the runs, records and tables there are, writes
+results/ledger.json and results/tables/claims.csv, and prints a line each. A mean over seeds is tested by flipping the
+signs of paired differences, corrected for all claims of its experiment; fewer than ten seeds decide nothing. The ledger
+keeps since when each rule is applied, and says when one changed after its data was there.
+
+examples
+  indattn claims                                  a line each
+  indattn claims lemma_2 gamma_as_printed         all there is to say of two
+  indattn claims verdict=undecided                what is not settled, and what would settle it
+  indattn claims experiment=figure2 --format csv
+
+keys
+  verdict=holds|fails|undecided  experiment=NAME  profile=full|quick  format=table|csv|json  results_dir=results
+
+A claim of your own is an entry of a file claims/NAME.yaml in a folder given by --config-dir, or in your package.""",
+        "name",
+        flags=("format", "verdict"),
     ),
     "plot": Verb(
         "indattn.plot:run",
@@ -161,6 +185,25 @@ keys
             *("curves", "noise", "figure2", "readings", "figure3", "attention", "retrieval", "retrieved", "centres"),
             *("alignment", "spans", "ablations", "tuning"),
         ),
+    ),
+    "report": Verb(
+        "indattn.report:run",
+        "write the ledger with its figures, tables and curves as one page, and as text",
+        """usage: indattn report [KEY=VALUE ...]
+
+examples
+  indattn report                                          results/report/index.html and report.md
+  indattn claims && indattn report                        after new runs: the ledger first
+  indattn report viewer.task=sequence_retrieval viewer.noise=0 viewer.model=[indirect,standard]
+  indattn report viewer.seed=[0,1] viewer.example=0
+
+Made of what is committed of a results tree: the ledger, records, tables, figures. The same tree gives the same bytes.
+The page is one file without links to the network. Attention maps come from the folders of the chosen runs, and where
+these are missing from report/recordings.json, which an earlier report wrote.
+
+keys
+  viewer.task=synthetic  viewer.model=NAME|[...]  viewer.noise=X|[...]  viewer.seed=N|[...]  viewer.example=N|[...]
+  results_dir=results""",
     ),
     "show": Verb(
         "indattn.show:run",
@@ -221,14 +264,16 @@ keys
     "theory": Verb(
         "indattn.theory:run",
         "measure the paper's lemmas, its figure 1 and the signal-to-noise ratio of trained runs",
-        """usage: indattn theory [figure1 | threshold | setting | training ...] [KEY=VALUE ...]
+        """usage: indattn theory [figure1 | threshold | lemmas | setting | training | heads ...] [KEY=VALUE ...]
 
   figure1     the three panels of the paper's figure 1, measured under every reading of the text
   threshold   where the critical noise goes for correlated or heavy-tailed noise and for values with a mean
+  lemmas      errors of single outputs against the bound of lemma 1, energies against lemma 2
   setting     one setting of width, heads, noise, weights, covariances, ...: measured beside the closed forms
   training    trained runs that kept checkpoints: sharpness, signal-to-noise ratio and misalignment energy of every
               layer and head, along training and against noise
-  (none named: figure1 and threshold)
+  heads       trained runs: how much of each head's scores is bias, and how much of the bias depends on the data
+  (none named: figure1, threshold and lemmas)
 
 examples
   indattn theory figure1
@@ -240,13 +285,13 @@ examples
 Figures go to <results_dir>/figures, the numbers in them to <results_dir>/tables.
 
 keys
-  widths=[...]  n=64  sigmas=[...]  shifts=[...]  random_seed=0  (of figure1 and threshold)
+  widths=[...]  n=64  sigmas=[...]  shifts=[...]  random_seed=0  (of figure1, threshold and lemmas)
   setting.*  samples=4000  (of setting)
-  examples=128  task=...  model=...  noise=...  seed=...  or in their place run=PATH|[...]  (of training)
+  examples=128  task=...  model=...  noise=...  seed=...  or in their place run=PATH|[...]  (of training, heads)
   format=table|csv|json  device=auto  threads=auto  progress=auto  results_dir=results""",
         "theory",
         where=FILTERS,
-        words=("figure1", "threshold", "setting", "training"),
+        words=("figure1", "threshold", "lemmas", "setting", "training", "heads"),
         flags=("format",),
     ),
     "bench": Verb(

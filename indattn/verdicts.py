@@ -22,6 +22,7 @@ __all__ = [
     "Claim",
     "Verdict",
     "decide",
+    "decide_every",
     "holm",
     "seeds_needed",
     "sign_flip_test",
@@ -184,18 +185,19 @@ def decide(family: Sequence[Claim], level: float = 0.05) -> list[Verdict]:
 
     Each claim is tested in both directions, so the family has twice as many tests as claims.
 
-    Raises:
-        ValueError: if a claim has no differences.
+    A claim without differences is undecided, and counts.
     """
-    ways = [
-        sign_flip_test(sign * np.asarray(claim.differences, float), sign * claim.margin)
-        for claim in family
-        for sign in (1, -1)
-    ]
+
+    def tested(claim: Claim, sign: int) -> float:
+        differences = sign * np.asarray(claim.differences, float)
+        return sign_flip_test(differences, sign * claim.margin) if len(differences) else 1.0
+
+    ways = [tested(claim, sign) for claim in family for sign in (1, -1)]
     corrected = holm(ways).reshape(-1, 2)
     verdicts = []
     for claim, (holds, fails) in zip(family, corrected, strict=True):
-        interval = mean_interval(claim.differences)
+        nothing = Interval(float("nan"), float("nan"), float("nan"), 0)
+        interval = mean_interval(claim.differences) if len(claim.differences) else nothing
         enough = interval.count >= LEAST_SEEDS
         word: Word = "holds" if enough and holds < level else "fails" if enough and fails < level else "undecided"
         deviation = float(np.std(claim.differences, ddof=1)) if interval.count > 1 else float("nan")
@@ -204,3 +206,27 @@ def decide(family: Sequence[Claim], level: float = 0.05) -> list[Verdict]:
         needed = seeds_needed(abs(interval.mean - claim.margin), deviation, each) if interval.count > 1 else None
         verdicts.append(Verdict(word, interval, float(holds), float(fails), smallest, needed))
     return verdicts
+
+
+def decide_every(
+    values: Sequence[float], errors: Sequence[float], margin: float = 0.0, level: float = 0.05
+) -> tuple[Word, float]:
+    """Whether each of several measured values is above a margin.
+
+    It *holds* if all intervals lie above it, *fails* if one lies below it; intervals are normal and simultaneous
+    (Bonferroni). Where a value is exact, equal to the margin is enough.
+
+    Args:
+        values: at least one.
+        errors: their standard errors; 0 of an exact one.
+        margin: what they must exceed.
+        level: of all intervals at once.
+
+    Returns:
+        The verdict, and half an interval's width in standard errors.
+    """
+    z = float(stats.norm.isf(level / (2 * len(values))))
+    found, half = np.asarray(values, float), z * np.asarray(errors, float)
+    if (found - half >= margin).all():
+        return "holds", z
+    return ("fails" if (found + half < margin).any() else "undecided"), z

@@ -58,6 +58,12 @@ def test_the_wheel_has_every_module_and_nothing_else(unpacked):
     assert {path.name.split("-")[0] for path in unpacked.iterdir()} == {"indattn"}
 
 
+def test_the_wheel_has_what_the_report_is_made_of(unpacked):
+    here = ROOT / "indattn" / "report" / "templates"
+    there = unpacked / "indattn" / "report" / "templates"
+    assert {path.name: path.read_text() for path in there.iterdir()} == {p.name: p.read_text() for p in here.iterdir()}
+
+
 def test_the_wheel_has_licence_and_command(unpacked):
     (information,) = unpacked.glob("*.dist-info")
     (licence,) = information.rglob("LICENSE")

@@ -25,7 +25,7 @@ SIZES = ["model.layers=1", "model.width=8", "model.heads=2", "task.n=4", "traini
 TINY = [*SIZES, "training.steps=6", "training.evaluate_every=3", "task.validation_size=8", "task.test_size=8"]
 SMALL = ["noise_curve", "model=indirect,standard", "noise=0,1", *TINY]
 HERE = "hydra/launcher=basic"
-STANDARD = ("figure1", "figure2", "noise_curve", "cross_modal", "alignment", "costs")
+STANDARD = ("figure1", "figure2", "figure3", "two_orders", "noise_curve", "cross_modal", "alignment", "costs")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from indattn.verdicts import (
     LEAST_SEEDS,
     Claim,
     decide,
+    decide_every,
     holm,
     seeds_needed,
     sign_flip_test,
@@ -79,9 +80,28 @@ def test_a_margin_moves_the_claim():
     assert decide([Claim(differences, margin=0.0545)])[0].word == "undecided"
 
 
-def test_without_differences_there_is_no_verdict():
+def test_without_differences_a_claim_is_undecided_and_counts():
     with pytest.raises(ValueError, match="no differences"):
-        decide([Claim([])])
+        sign_flip_test([])
+    clear = Claim([0.1 + 0.01 * k for k in range(10)])
+    alone, [nothing, among] = decide([clear])[0], decide([Claim([]), clear])
+    assert (nothing.word, nothing.interval.count) == ("undecided", 0)
+    assert among.p_holds == pytest.approx(2 * alone.p_holds)
+
+
+def test_every_value_must_be_above_the_margin():
+    assert decide_every([0.2, 0.3], [0.01, 0.01])[0] == "holds"
+    assert decide_every([0.2, -0.3], [0.01, 0.01])[0] == "fails"
+    assert decide_every([0.2, 0.01], [0.01, 0.01])[0] == "undecided"
+    assert decide_every([1.0, 2.0], [0.0, 0.0], margin=1.0)[0] == "holds"  # exact, and not below
+
+
+def test_of_true_values_above_the_margin_few_families_fail():
+    """All of 20 settings lie on the margin: one wrong "fails" in at most a twentieth of 2000 families, and few hold."""
+    generator = np.random.default_rng(5)
+    words = [decide_every(generator.normal(0, 1, 20), np.ones(20))[0] for _ in range(2000)]
+    assert words.count("fails") / 2000 < 0.04  # half of the level: one side
+    assert words.count("holds") == 0
 
 
 @pytest.mark.parametrize("seeds", [5, 10, 30])

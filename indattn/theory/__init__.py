@@ -18,8 +18,10 @@ __all__ = ["THEORIES", "run"]
 THEORIES = {
     "figure1": "indattn.theory.figure1:figure1",
     "threshold": "indattn.theory.threshold:threshold",
+    "lemmas": "indattn.theory.lemmas:lemmas",
     "setting": "indattn.theory.single:single",
     "training": "indattn.theory.training:follow",
+    "heads": "indattn.theory.heads:heads",
 }
 
 
@@ -29,14 +31,14 @@ def run(config: DictConfig) -> None:
         raise UserError(f"theory={config.theory}: must be a list, as theory=[figure1]")
     for name in config.theory:
         if name not in THEORIES:
-            raise UserError(f"theory {name!r}: there is none of that name{nearest(name, THEORIES, all_if_few=5)}")
+            raise UserError(f"theory {name!r}: there is none of that name{nearest(name, THEORIES, all_if_few=8)}")
     check_format(config.format)
     check_seed(config.random_seed, "random_seed")
     if config.progress not in ("auto", True, False):
         raise UserError(f"progress={config.progress}: must be auto, true or false")
     set_threads(config.threads)
     device = pick_device(config.device)
-    for name in dict.fromkeys(config.theory or ["figure1", "threshold"]):
+    for name in dict.fromkeys(config.theory or ["figure1", "threshold", "lemmas"]):
         module, _, function = THEORIES[name].partition(":")
         paths: list[Path] = getattr(importlib.import_module(module), function)(config, device)
         for path in paths:

@@ -27,8 +27,16 @@ from indattn.tasks.encoders import Features
 from indattn.training import Trainer, train
 
 CPU = torch.device("cpu")
-OTHERS = ("double_cross", "indirect_gaussian", "indirect_fourier", "cross_moving", "cross_expected", "phone_classifier")
-OTHERS += ("assigned",)
+OTHERS = (
+    "double_cross",
+    "indirect_gaussian",
+    "indirect_fourier",
+    "indirect_expected",
+    "cross_moving",
+    "cross_expected",
+    "phone_classifier",
+    "assigned",
+)
 MODELS = [name for name in group_options("model") if name[0] != "_" and name not in OTHERS]
 #: Sizes for the runs of this file.
 TINY = ["task=cross_modal_retrieval", "task.encoder=scratch", "task.size=16", "model.width=16", "model.heads=2"]

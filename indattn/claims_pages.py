@@ -1,0 +1,149 @@
+"""`indattn claims`: the ledger made anew from the runs and tables there are, and printed. No torch here."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig
+
+from indattn.claims import judge, load_statements
+from indattn.errors import UserError, nearest
+from indattn.evidence import Evidence
+from indattn.ledger import LEDGER, VERDICTS, Entry, load_ledger, save_ledger
+from indattn.runs import atomic
+from indattn.tables import check_format, print_table
+
+__all__ = ["run"]
+
+#: Bold green, bold red, dim: the word says it too.
+COLOURS = {"holds": "\033[1;32m", "fails": "\033[1;31m", "undecided": "\033[2m"}
+COLUMNS = ("claim", "section", "verdict", "effect", "interval", "margin", "of", "p", "units")
+
+
+def run(config: DictConfig) -> None:
+    """The verb ``claims``.
+
+    Raises:
+        UserError: for bad input, a claim that is none, or a ledger of another version.
+    """
+    statements = load_statements()
+    names = list(config.name or [])
+    for name in names:
+        if name not in statements:
+            raise UserError(f"claim {name!r}: there is none of that name{nearest(name, statements)}")
+    if config.verdict not in (None, *VERDICTS):
+        raise UserError(f"verdict={config.verdict}: must be {', '.join(VERDICTS)}{nearest(config.verdict, VERDICTS)}")
+    experiments = {statement.experiment for statement in statements.values()}
+    if config.experiment is not None and config.experiment not in experiments:
+        near = nearest(str(config.experiment), experiments, 20)
+        raise UserError(f"experiment={config.experiment}: decides no claim{near}")
+    if config.profile not in ("full", "quick"):
+        raise UserError(f"profile={config.profile}: must be full or quick")
+    check_format(config.format)
+    tree = _results_dir(config)
+    ledger = judge(statements, Evidence(tree, config.profile), load_ledger(tree) if (tree / LEDGER).is_file() else None)
+    save_ledger(tree, ledger)
+    with atomic(tree / "tables" / "claims.csv") as file:
+        pd.DataFrame([_row(entry, exact=True) for entry in ledger.claims]).to_csv(
+            file, index=False, lineterminator="\n"
+        )
+    chosen = [
+        entry
+        for entry in ledger.claims
+        if (not names or entry.name in names)
+        and config.verdict in (None, entry.verdict)
+        and config.experiment in (None, entry.experiment)
+    ]
+    if config.format != "table":
+        print_table([_row(entry, exact=True) for entry in chosen], COLUMNS, config.format)
+    elif names:
+        print("\n\n".join(_page(entry) for entry in chosen))
+    else:
+        _list(chosen)
+
+
+def _results_dir(config: DictConfig) -> Path:
+    if config.results_dir is not None:
+        return Path(str(config.results_dir))
+    usual = Path(os.environ.get("INDATTN_RESULTS", "results"))
+    return usual / "quick" if config.profile == "quick" else usual
+
+
+def _row(entry: Entry, exact: bool = False) -> dict[str, Any]:
+    return {
+        "claim": entry.name,
+        "section": entry.section,
+        "verdict": entry.verdict,
+        "effect": entry.effect if exact else _short(entry.effect),
+        "interval": _interval(entry),
+        "margin": entry.margin if exact else _short(entry.margin),
+        "of": entry.unit,
+        "p": entry.p if exact else _short(entry.p),
+        "units": entry.seeds,
+    }
+
+
+def _short(number: float | None) -> str | None:
+    return None if number is None else f"{number:.3g}"
+
+
+def _interval(entry: Entry) -> str | None:
+    return None if entry.low is None else f"{entry.low:.3g} to {entry.high:.3g}"
+
+
+def _list(entries: list[Entry]) -> None:
+    import contextlib
+    import io
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        print_table([_row(entry) for entry in entries], COLUMNS, "table")
+    head, rule, *lines = said.getvalue().splitlines()
+    print("\n".join([head, rule, *(_coloured(line, e.verdict) for line, e in zip(lines, entries, strict=True))]))
+    counts = [f"{sum(entry.verdict == word for entry in entries)} {word}" for word in VERDICTS]
+    print(f"\n{len(entries)} claims: {', '.join(counts)}. indattn claims NAME says all about one.")
+
+
+def _coloured(text: str, verdict: str) -> str:
+    """The verdict in its colour, where a terminal shows it and nobody asked for none (https://no-color.org)."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return text.replace(verdict, f"{COLOURS[verdict]}{verdict}\033[0m", 1)
+
+
+def _page(entry: Entry) -> str:
+    """All that there is to say of a claim."""
+    since = (
+        f"{entry.rule_since}, when {entry.rule_runs_then} of its data was there"
+        if entry.rule_runs_then
+        else (f"{entry.rule_since}, before its data")
+    )
+    effect = "none yet"
+    if entry.effect is not None:
+        interval = f" [{_interval(entry)}]" if entry.low is not None else ""
+        effect = f"{entry.effect:.4g}{interval} {entry.unit}; margin {entry.margin:g}"
+    numbers = [f"corrected p {entry.p:.3g}"] if entry.p is not None else []
+    if entry.smallest is not None:
+        numbers.append(f"{entry.seeds} units see {entry.smallest:.3g} beyond the margin with 80% power")
+    parts = [
+        ("claim", f"{entry.claim} ({entry.section})"),
+        ("reading", entry.reading),
+        ("rule", f"{entry.rule} ({entry.rule_hash}, since {since})"),
+        ("warning", "the rule changed when its data was there" if entry.rule_changed_after_data else ""),
+        ("effect", effect),
+        ("numbers", "; ".join(numbers)),
+        ("why", entry.why),
+        ("missing", "; ".join(entry.missing[:3]) + (" ..." if len(entry.missing) > 3 else "")),
+        ("shown in", ", ".join([*entry.figures, *entry.tables])),
+        ("command", entry.command),
+    ]
+    lines = [_coloured(f"{entry.name}: {entry.verdict}", entry.verdict)]
+    for head, text in parts:
+        if text:
+            lines.append(textwrap.fill(text, 110, initial_indent=f"  {head:<9}", subsequent_indent=" " * 11))
+    return "\n".join(lines)
