@@ -177,6 +177,8 @@ def _as_claim(rule: Rule, observed: Observed) -> Claim:
 
 
 def _of_mean(rule: Rule, verdict: Verdict) -> _Decision:
+    if not verdict.interval.count:
+        return _Decision(verdict.word)
     sign = 1.0 if rule.higher else -1.0
     ends = sorted(sign * end for end in (verdict.interval.low, verdict.interval.high))
     p = {"holds": verdict.p_holds, "fails": verdict.p_fails}.get(verdict.word, min(verdict.p_holds, verdict.p_fails))

@@ -189,7 +189,7 @@ def test_numbers_of_a_claim(written):
     assert "<b>\u22120.579</b> [\u22120.646, \u22120.512] accuracy" in article(text, "retrieval_beats_cross")
     assert "&lt;0.001" in article(text, "retrieval_beats_cross")
     undecided = article(text, "robust_to_noise")
-    assert "3 of the 10 that the rule asks for" in undecided
+    assert "; 10 would decide, if the effect is as it was found" in undecided
     assert "7 missing runs" in undecided
     assert "indattn train task=synthetic model=indirect noise=0.5 seed=9" in undecided
 
