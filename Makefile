@@ -44,6 +44,9 @@ figures: $(READY)  ## figures and tables of the runs there are
 	-$(BIN)/indattn plot noise curves task=synthetic
 	-$(BIN)/indattn theory training task=synthetic
 	-$(BIN)/indattn plot figure2
+	-$(BIN)/indattn plot readings task=[sorting,sequence_retrieval] seed=[0,1,2,3,4,5,6,7,8,9]
+	-$(BIN)/indattn plot ablations task=synthetic noise=0.5
+	-$(BIN)/indattn plot ablations task=cross_modal_retrieval noise=0.2
 	-$(BIN)/indattn plot retrieval retrieved task=cross_modal_retrieval seed=[0,1,2,3,4]
 	-$(BIN)/indattn plot centres task=cross_modal_retrieval model=indirect noise=[0,0.4] seed=0
 	-$(BIN)/indattn plot alignment task=speech_text_alignment

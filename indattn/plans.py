@@ -7,6 +7,7 @@ which `indattn reproduce` makes each run once; `indattn train experiment=NAME` k
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +41,8 @@ class PlanConfig:
         in_all: profiles whose `indattn reproduce all` has it; ``[]``: none.
         weights: whether its results are made from weights, which the record does not have.
         prepare: commands before the runs, without the word indattn.
+        evaluate: keys ``kind`` and ``noise``, both lists, of an `indattn evaluate` of those runs that are in folders
+            and lack it; it becomes part of their record.
         results: commands after them: tables and figures. ``{runs}`` becomes the experiment's runs.
         sweeps: axes laid over those of ``hydra.sweeper.params``, a sweep each; the runs are those of all sweeps.
         standard: axes and other overrides of the profile ``standard``, laid over every sweep; ``{}``: it is as full.
@@ -50,6 +53,7 @@ class PlanConfig:
     in_all: list[str] = field(default_factory=lambda: list(PROFILES))
     weights: bool = False
     prepare: list[str] = field(default_factory=list)
+    evaluate: dict[str, list[Any]] = field(default_factory=dict)
     results: list[str] = field(default_factory=list)
     sweeps: list[dict[str, Any]] = field(default_factory=list)
     standard: dict[str, Any] = field(default_factory=dict)
@@ -100,6 +104,13 @@ class Experiment:
     name: str
     plan: PlanConfig
     members: list[Member]
+
+    def not_evaluated(self) -> list[Run]:
+        """Runs that are in folders and lack an evaluation that the plan asks for."""
+        keys = ("kind", "noise")
+        asked = set(itertools.product(*(self.plan.evaluate.get(key, []) for key in keys)))
+        runs = [member.run for member in self.members if member.run.done] if asked else []
+        return [run for run in runs if asked - {tuple(e[key] for key in keys) for e in run.evaluations()}]
 
     def missing(self, fresh: bool = False) -> list[Member]:
         """Runs that are neither there nor recorded; of a ``fresh`` look, those made by other code too."""

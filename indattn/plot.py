@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator
@@ -11,35 +10,35 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from indattn import alignment_pages, alignment_tables, figures, retrieval, retrieval_pages, tuning
+from indattn import (
+    ablations,
+    alignment_pages,
+    alignment_tables,
+    figures,
+    readings,
+    retrieval,
+    retrieval_pages,
+    tuning,
+)
 from indattn.alignment_results import is_alignment
-from indattn.config import IDENTITY, NOT_IDENTITY, configs_dir, group_options
 from indattn.errors import UserError, nearest
 from indattn.runs import Run, atomic, named_runs, select_runs
-from indattn.search_path import register
 from indattn.statistics import interquartile_mean, mean_interval
 from indattn.tables import slug
+from indattn.variants import default_settings, flat_identity, variants
 
 __all__ = [
     "curve_table",
     "describe_run",
-    "flat_identity",
     "recording",
     "run",
     "run_figures",
     "run_slug",
     "run_table",
     "summary",
-    "variants",
 ]
-
-#: Keys that a model's or a run's name already tells, or that only say how it was trained and stopped.
-NAMED = ("noise", "seed", "model._target_", "model.name", "task._target_", "task.name", "misalignment._target_")
-PAPER_TASKS = ("sorting", "sequence_retrieval")
 
 
 def run_table(runs: list[Run]) -> pd.DataFrame:
@@ -66,73 +65,12 @@ def run_table(runs: list[Run]) -> pd.DataFrame:
                 "path": str(run.path),
             }
         )
-        settings.append(_flat_identity(run.config()))
+        settings.append(flat_identity(OmegaConf.to_container(run.config(), resolve=True)))
     table = pd.DataFrame(rows)
     for column in ("steps_to_0.9", "ceiling"):
         table[column] = table[column].astype(float)
     table["variant"] = variants(table, settings)
     return table
-
-
-def _flat_identity(config: DictConfig) -> dict[str, Any]:
-    return flat_identity(OmegaConf.to_container(config, resolve=True))
-
-
-def flat_identity(full: Any) -> dict[str, Any]:
-    """The dotted keys of a resolved configuration that may tell variants of a model on a task apart."""
-
-    def flatten(node: Any, prefix: str) -> dict[str, Any]:
-        if not isinstance(node, dict):
-            return {prefix: node}
-        return {
-            k: v for key, value in node.items() for k, v in flatten(value, f"{prefix}.{key}" if prefix else key).items()
-        }
-
-    flat = flatten({key: full[key] for key in IDENTITY}, "")
-    return {k: v for k, v in flat.items() if k not in NAMED and k.rpartition(".")[2] not in NOT_IDENTITY}
-
-
-def variants(table: pd.DataFrame, settings: list[dict[str, Any]]) -> list[str]:
-    """What differs between runs of the same task and model, other than noise and seed: ``key=value, ...``.
-
-    Args:
-        table: a row a run, in the order 0, 1, ...: ``task``, ``model``, ``noise``.
-        settings: of each, its :func:`flat_identity`.
-    """
-    differing: dict[str, set[str]] = {}
-    for task, of_task in table.groupby("task"):
-        for _, group in of_task.groupby("model"):
-            keys = {key for i in group.index for key in settings[i]}
-            for key in keys:
-                values = [settings[i].get(key) for i in group.index]
-                follows = values == group["noise"].tolist()  # and then the level tells it
-                if len(set(map(str, values))) > 1 and not follows:
-                    differing.setdefault(str(task), set()).add(key)
-    labels = []
-    for i, row in table.iterrows():
-        chosen = sorted(differing.get(row["task"], ()))
-        labels.append(", ".join(_setting(key, settings[int(str(i))].get(key)) for key in chosen))
-    return labels
-
-
-def _setting(key: str, value: Any) -> str:
-    short = "kind" if key == "misalignment.kind" else key
-    for section in ("model.", "task.", "training."):
-        short = short.removeprefix(section)
-    if value is None or isinstance(value, bool):
-        value = {True: "true", False: "false", None: "null"}[value]
-    return f"{short}={value}"
-
-
-def _default_settings(task: str) -> set[str]:
-    """What a run of a task is by default, each setting as in a variant; nothing for a task that has no file."""
-    if task not in group_options("task"):
-        return set()
-    register()
-    started = GlobalHydra.instance().is_initialized()  # by the command
-    with contextlib.nullcontext() if started else initialize_config_dir(str(configs_dir()), version_base="1.3"):
-        config = compose("train", overrides=[f"task={task}"])
-    return {_setting(key, value) for key, value in _flat_identity(config).items()}
 
 
 def curve_table(runs: list[Run]) -> pd.DataFrame:
@@ -284,7 +222,7 @@ class Plotter:
             if table["noise"].nunique() >= levels:
                 settings = [f"kind={kind}", *(str(variant).split(", ") if variant else ())]
                 drawn[tuple(dict.fromkeys(settings))] = table
-        default = _default_settings(task) if len(drawn) > 1 else set()
+        default = default_settings(task) if len(drawn) > 1 else set()
         plain = min(drawn, key=lambda v: (len(set(v) - default), -len(drawn[v]), v), default=())
         for variant, table in drawn.items():
             name = "-".join([task, *(slug(setting) for setting in variant if setting not in plain)])
@@ -304,7 +242,7 @@ class Plotter:
         """The paper's two tasks without noise: learning curves, scores and paired differences by reading."""
         table = self.table
         if not self.table.empty:
-            table = table[table["task"].isin(PAPER_TASKS) & (table["noise"] == 0)]
+            table = table[table["task"].isin(readings.PAPER_TASKS) & (table["noise"] == 0)]
         if table.empty:
             return
         # Readings are compared across both tasks: name them by what differs within these runs alone.
@@ -392,6 +330,7 @@ FIGURES: dict[str, Callable[[Plotter], None]] = {
     "curves": Plotter.curves,
     "noise": Plotter.noise,
     "figure2": Plotter.figure2,
+    "readings": readings.readings,
     "figure3": Plotter.figure3,
     "attention": Plotter.attention,
     "retrieval": retrieval.retrieval,
@@ -399,6 +338,7 @@ FIGURES: dict[str, Callable[[Plotter], None]] = {
     "centres": retrieval_pages.centres,
     "alignment": alignment_tables.alignment,
     "spans": alignment_pages.spans,
+    "ablations": ablations.ablations,
     "tuning": tuning.tuning,
 }
 

@@ -66,6 +66,7 @@ def run(config: DictConfig) -> None:
             if _command(shlex.split(command), tree):
                 raise UserError(f"indattn {command}, which the runs need, failed")
         failures = make(plan, launcher, sys.stderr.isatty() if config.progress == "auto" else config.progress)
+    failed_commands = _evaluate(chosen, tree)
     done = [member.run for member in plan.members if member.run.done]
     if done:
         new, count = add_records(tree, done)
@@ -73,7 +74,7 @@ def run(config: DictConfig) -> None:
     commands = dict.fromkeys(command for experiment in chosen for command in _results(experiment))
     if {experiment.name for experiment in chosen} & {one.experiment for one in load_statements().values()}:
         commands[("claims", f"profile={'quick' if config.profile == 'quick' else 'full'}")] = None
-    failed_commands = [" ".join(words[:3]) for words in commands if _command(words, tree)]
+    failed_commands += [" ".join(words[:3]) for words in commands if _command(words, tree)]
     for member in plan.missing:
         if member.run in failures:
             print(f"failed: indattn train {' '.join(member.overrides)}: {failures[member.run]}", file=sys.stderr)
@@ -127,6 +128,17 @@ def _size(run: Run) -> int:
     return sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
 
 
+def _evaluate(chosen: Sequence[Experiment], tree: Path) -> list[str]:
+    """Make the evaluations that plans ask for and runs lack; those that failed."""
+    failed = []
+    for experiment in chosen:
+        if runs := experiment.not_evaluated():
+            asked = [f"{key}=[{','.join(map(str, values))}]" for key, values in experiment.plan.evaluate.items()]
+            words = ["evaluate", f"run={quoted([str(run.path) for run in runs])}", *asked]
+            failed += [f"evaluate of {experiment.name}"] * bool(_command(words, tree, quiet=True))
+    return failed
+
+
 def _results(experiment: Experiment) -> list[tuple[str, ...]]:
     """The commands that draw an experiment's figures and tables from the runs there are; none if there are none."""
     runs = [member.run for member in experiment.members if member.there(experiment.plan.weights)]
@@ -139,8 +151,11 @@ def _results(experiment: Experiment) -> list[tuple[str, ...]]:
     ]
 
 
-def _command(words: Sequence[str], tree: Path) -> int:
+def _command(words: Sequence[str], tree: Path, quiet: bool = False) -> int:
     """A verb in a process of its own, for Hydra keeps one configuration a process; its exit code."""
     print(f"indattn {' '.join(word if len(word) < 80 else 'run=[...]' for word in words)}", flush=True)
     environment = {**os.environ, "INDATTN_RESULTS": str(tree)}
-    return subprocess.run([sys.executable, "-m", "indattn.cli", *words], env=environment, check=False).returncode
+    command = [sys.executable, "-m", "indattn.cli", *words]
+    return subprocess.run(
+        command, env=environment, stdout=subprocess.DEVNULL if quiet else None, check=False
+    ).returncode

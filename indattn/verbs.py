@@ -147,6 +147,8 @@ figures
   noise       accuracy and steps to 0.9 against noise; of variants, the one nearest to the defaults is
               noise-TASK, and the names of the others say in what they differ from it
   figure2     the paper's figure 2 under every reading there are runs of
+  readings    figure 2 by reading (self-attention, norm, fixed or fresh pairs, centre update): where indirect is above
+              both others, with intervals
   figure3     the bias f of each layer and head, before and after training
   attention   attention maps of chosen examples
   retrieval   of cross_modal_retrieval: recall, ranks and paired differences with intervals, test by test, beside
@@ -157,6 +159,8 @@ figures
               against noise, cumulative shares of words, beside aligners without a network; by corpus where runs were
               evaluated on others
   spans       a recording, its words, and how their spans move through the layers; each layer's bias
+  ablations   runs that differ from indirect attention in one thing: differences paired by seed, steps to 0.9, and
+              scores under a context whose symbols were replaced
   tuning      no figure: the validation scores of runs that differ in learning rate or another choice, a table a task
   (none named: every one that the runs allow)
 
@@ -165,6 +169,8 @@ examples
   indattn plot figure3 task=sequence_retrieval seed=0
   indattn plot retrieval retrieved centres task=cross_modal_retrieval
   indattn plot alignment task=speech_text_alignment
+  indattn plot readings task=[sorting,sequence_retrieval] seed=[0,1,2,3,4]
+  indattn plot ablations task=synthetic noise=0.5
   indattn plot spans model=[indirect,cross_moving] noise=0.5 seed=0 example=1
   indattn plot attention run=results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d example=1
 
@@ -176,8 +182,8 @@ keys
         "figure",
         where=FILTERS,
         words=(
-            *("curves", "noise", "figure2", "figure3", "attention", "retrieval", "retrieved", "centres"),
-            *("alignment", "spans", "tuning"),
+            *("curves", "noise", "figure2", "readings", "figure3", "attention", "retrieval", "retrieved", "centres"),
+            *("alignment", "spans", "ablations", "tuning"),
         ),
     ),
     "report": Verb(

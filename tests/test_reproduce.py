@@ -193,6 +193,21 @@ def test_recorded_runs_count_and_are_drawn_without_their_folders(reproduced, com
     assert not (tmp_path / "runs").exists()
 
 
+def test_evaluations_that_a_plan_asks_for_are_made_once_and_recorded(command, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    plan = {"evaluate": {"kind": ["shuffle"], "noise": [0.25, 1]}}
+    text = {"plan": plan, "hydra": {"sweeper": {"params": {"seed": "0"}}}}
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{json.dumps(text)}\n")
+    arguments = ["reproduce", "mine", *TINY, f"results_dir={tmp_path}", HERE, "--config-dir", str(tmp_path)]
+    code, said, _ = command(*arguments)
+    assert (code, said.count("indattn evaluate")) == (0, 1)
+    [record] = load_records(tmp_path).values()
+    assert [(e["kind"], e["noise"]) for e in record["evaluations"]] == [("shuffle", 0.25), ("shuffle", 1)]
+    code, said, _ = command(*arguments)
+    assert (code, said.count("indattn evaluate")) == (0, 0)
+    assert ": 1 runs, 0 of them new or changed" in said
+
+
 def test_runs_of_other_code_are_shown_and_made_again_when_asked(reproduced, command, tmp_path):
     tree, _ = reproduced
     shutil.copytree(tree / "runs", tmp_path / "runs")

@@ -14,9 +14,9 @@ import pandas as pd
 
 from indattn.errors import UserError
 from indattn.figures import STYLES, style
-from indattn.plot import flat_identity, variants
 from indattn.statistics import mean_interval
 from indattn.store import load_records
+from indattn.variants import flat_identity, variants
 
 __all__ = ["Panel", "noise_panels"]
 

@@ -13,7 +13,9 @@ OF_PAIRS = ("dual", "dual_small_loss", "uniform", "indirect_tokens", "indirect_s
 #: Of spans of time: tests/models/test_alignment.py and tests/tasks/test_speech_text_alignment.py.
 OF_SPANS = ("cross_moving", "cross_expected", "phone_classifier")
 OTHERS = (*OF_PAIRS, *OF_SPANS)
-MODELS = [name for name in group_options("model") if not name.startswith("_") and name not in OTHERS]
+#: Indirect attention once more: tests/models/test_assigned.py.
+AGAIN = ("assigned",)
+MODELS = [name for name in group_options("model") if name[0] != "_" and name not in (*OTHERS, *AGAIN)]
 TASKS = [name for name in group_options("task") if name not in ("cross_modal_retrieval", "speech_text_alignment")]
 #: Offsets of many units, so that the kinks of f lie among them and every parameter of f has a gradient.
 SMALL = ("model.layers=2", "model.heads=2", "model.width=16", "model.bias_hidden=8", "model.match_parameters=false",

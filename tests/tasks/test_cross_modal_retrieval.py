@@ -35,6 +35,7 @@ OTHERS = (
     "cross_moving",
     "cross_expected",
     "phone_classifier",
+    "assigned",
 )
 MODELS = [name for name in group_options("model") if name[0] != "_" and name not in OTHERS]
 #: Sizes for the runs of this file.
