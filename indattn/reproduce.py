@@ -44,6 +44,7 @@ def run(config: DictConfig) -> None:
         UserError: for bad input; :class:`RunsFailed` when runs failed.
     """
     _check(config)
+    os.environ["INDATTN_PROFILE"] = config.profile  # figures say so where it is quick
     tree = _results_dir(config)
     of_hydra = [override for override in config.override if override.startswith("hydra")]
     of_runs = [f"results_dir={quoted([str(tree)])[1:-1]}"]
@@ -74,6 +75,8 @@ def run(config: DictConfig) -> None:
     commands = dict.fromkeys(command for experiment in chosen for command in _results(experiment))
     if {experiment.name for experiment in chosen} & {one.experiment for one in load_statements().values()}:
         commands[("claims", f"profile={'quick' if config.profile == 'quick' else 'full'}")] = None
+        if "all" in names:
+            commands[("report",)] = None
     failed_commands += [" ".join(words[:3]) for words in commands if _command(words, tree)]
     for member in plan.missing:
         if member.run in failures:

@@ -69,7 +69,8 @@ def write_report(results_dir: Path, viewer: dict[str, list[Any]]) -> list[Path]:
         UserError: without a ledger, if something in the tree is damaged, or if the report cannot be written.
     """
     folder = results_dir / "report"
-    claims = parts(results_dir, load_ledger(results_dir).claims)
+    ledger = load_ledger(results_dir)
+    claims = parts(results_dir, ledger.claims)
     panels = noise_panels(results_dir)
     kept = folder / "recordings.json"
     recordings = collect(
@@ -80,6 +81,7 @@ def write_report(results_dir: Path, viewer: dict[str, list[Any]]) -> list[Path]:
     counts = Counter(part.claim.verdict for part in claims)
     content = {
         "parts": claims,
+        "quick": ledger.profile == "quick",
         "counts": {verdict: counts[verdict] for verdict in VERDICTS},
         "panels": panels,
         "recordings": recordings,
