@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from indattn.figures import LINES
+from indattn.readings import LEAST, sign
 from indattn.runs import Run
 from indattn.statistics import mean_interval
 from indattn.variants import default_settings, flat_identity, setting
@@ -224,7 +225,7 @@ def forest(table: pd.DataFrame, runs: pd.DataFrame, title: str) -> Figure:
         places = np.arange(len(rows))
         for place, row in zip(places, rows.to_dict("records"), strict=True):
             low, high = row["difference_low"], row["difference_high"]
-            colour = HIGHER if low > 0 else LOWER if high < 0 else OPEN
+            colour, filling = MARKS[sign(low, high, row["pairs"])]
             shown = 100 * np.array([low, row["difference"], high])
             if not np.isnan(low):
                 left.plot(shown[[0, 2]], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
@@ -234,7 +235,7 @@ def forest(table: pd.DataFrame, runs: pd.DataFrame, title: str) -> Figure:
                 marker="o",
                 markersize=6,
                 color=colour,
-                markerfacecolor="white" if colour == OPEN else colour,
+                markerfacecolor=filling,
                 clip_on=False,
             )
         left.axvline(0, color="#444444", linewidth=1.1)
@@ -243,7 +244,8 @@ def forest(table: pd.DataFrame, runs: pd.DataFrame, title: str) -> Figure:
             [f"{c}  ({n})" for c, n in zip(rows["change"], rows["pairs"], strict=True)],
         )
         left.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"difference in test {metric} to the paper's model (points)")
-        left.set_title(f"paired by seed, 95% interval, (seeds)\nthe paper's model: {100 * base['accuracy']:.1f}")
+        score = f"the paper's model: {100 * base['accuracy']:.1f}"
+        left.set_title(f"{score}\n(seeds; fewer than {LEAST}: undecided)", fontsize=9)
         if timed:
             _steps(panels[0][1], rows, base, runs)
         figure.legend(
@@ -252,7 +254,7 @@ def forest(table: pd.DataFrame, runs: pd.DataFrame, title: str) -> Figure:
             loc="outside lower center",
             ncol=3,
         )
-        figure.suptitle(f"One change to the paper's model: {title}", fontsize=11)
+        figure.suptitle(f"One change to the paper's model: {title}\n(paired by seed, 95% interval)", fontsize=11)
     return figure
 
 
@@ -278,4 +280,4 @@ def _steps(axes: Any, rows: pd.DataFrame, base: pd.Series, runs: pd.DataFrame) -
         axes.axvline(base["median_steps_to_0.9"], color="#444444", linewidth=1.1)
     axes.axvline(limit, color="#AAAAAA", linewidth=0.9, linestyle=":")
     axes.set(xlim=(0, limit * 1.16), xlabel="training steps to 0.9 on validation")
-    axes.set_title("each seed; bar: median; line: the paper's model\nhollow: how many never got there")
+    axes.set_title("dots: seeds, hollow: never got there\nbar: median, line: the paper's model", fontsize=9)

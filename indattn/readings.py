@@ -25,11 +25,14 @@ from indattn.variants import default_settings, flat_identity, setting
 if TYPE_CHECKING:
     from indattn.plot import Plotter
 
-__all__ = ["OTHERS", "PAPER_TASKS", "by_reading", "grid", "order", "readings"]
+__all__ = ["LEAST", "OTHERS", "PAPER_TASKS", "by_reading", "grid", "order", "readings", "sign"]
 
 PAPER_TASKS = ("sorting", "sequence_retrieval")
 OTHERS = ("standard", "cross")
 """The models that indirect attention is compared with."""
+
+LEAST = 5
+"""Seeds below which an interval says nothing; a verdict of the ledger asks for more (:mod:`indattn.verdicts`)."""
 
 CHOICES = {
     "self_attention": "model.self_attention",
@@ -136,15 +139,20 @@ def _compared(indirect: pd.DataFrame, group: pd.DataFrame) -> dict[str, Any]:
     return row | {"order": order(row)}
 
 
-def sign(row: Any, other: str) -> str:
-    """``higher`` or ``lower`` than another model, where the interval leaves out zero; else ``undecided``."""
-    low, high = row[f"less_{other}_low"], row[f"less_{other}_high"]
+def sign(low: float, high: float, seeds: int) -> str:
+    """``higher`` or ``lower``, where an interval leaves out zero and is of enough seeds; else ``undecided``."""
+    if seeds < LEAST:
+        return "undecided"
     return "higher" if low > 0 else "lower" if high < 0 else "undecided"
+
+
+def _sign(row: Any, other: str) -> str:
+    return sign(*(row[f"less_{other}_{end}"] for end in ("low", "high", "seeds")))
 
 
 def order(row: Any) -> str:
     """Whether indirect attention is above both others: ``holds``, ``fails`` (it is below one) or ``undecided``."""
-    signs = {sign(row, other) for other in OTHERS}
+    signs = {_sign(row, other) for other in OTHERS}
     return "holds" if signs == {"higher"} else "fails" if "lower" in signs else "undecided"
 
 
@@ -197,8 +205,8 @@ def grid(table: pd.DataFrame) -> Figure:
             ncol=3,
         )
         figure.suptitle(
-            "Figure 2 of the paper by reading: difference in test accuracy (points),\n"
-            f"mean over paired seeds, 95% interval, (seeds); order holds in {_count(table)}",
+            "Figure 2 of the paper by reading: difference in test accuracy (points), mean over paired seeds,\n"
+            f"95% interval, (seeds; fewer than {LEAST} decide nothing); order holds in {_count(table)}",
             fontsize=11,
         )
     return figure
@@ -211,7 +219,7 @@ def _cells(axes: Any, row: Any, left: float, number: int, cell: float) -> None:
             axes.text(left + (i + 0.5) * cell, number + 0.5, "no runs", ha="center", va="center", fontsize=8)
             continue
         box = Rectangle(
-            (left + i * cell, number), cell, 1, facecolor=COLOURS[sign(row, other)], edgecolor="white", linewidth=1.5
+            (left + i * cell, number), cell, 1, facecolor=COLOURS[_sign(row, other)], edgecolor="white", linewidth=1.5
         )
         axes.add_patch(box)
         mean, low, high = (100 * row[f"less_{other}{end}"] for end in ("", "_low", "_high"))
