@@ -17,6 +17,7 @@ from indattn import (
     alignment_pages,
     alignment_tables,
     figures,
+    heads,
     readings,
     retrieval,
     retrieval_pages,
@@ -339,6 +340,7 @@ FIGURES: dict[str, Callable[[Plotter], None]] = {
     "alignment": alignment_tables.alignment,
     "spans": alignment_pages.spans,
     "ablations": ablations.ablations,
+    "heads": heads.heads,
     "tuning": tuning.tuning,
 }
 

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from indattn.misalignment import Batch
 from indattn.runs import Run, atomic
 
-__all__ = ["record", "save_recording"]
+__all__ = ["of_heads", "record", "save_recording", "shares"]
 
 EXAMPLES = 4
+
+#: What a run's result says of its heads (:func:`shares`).
+SHARES = ("position_share", "data_share")
 
 
 def record(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
@@ -32,7 +35,8 @@ def record(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
         - ``bias_mean``, ``bias_std (L, H, m + n - 1)``: the bias that was added at each ``j - i``, over examples
           and queries: where centres moved it depends on the data, and the spread says how much;
         - ``centres (L, E, m)``: centres that entered each layer, of the first examples;
-        - ``centre_std (L,)``: standard deviation of ``c_i - i`` over queries and examples, in tokens.
+        - ``centre_std (L,)``: standard deviation of ``c_i - i`` over queries and examples, in tokens;
+        - ``position_share``, ``data_share (L, H)``: what heads go by (:func:`shares`).
     """
     was_training = model.training
     model.eval()
@@ -48,8 +52,41 @@ def record(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
         }
         if output.biases[0] is not None:
             recorded |= _record_bias(model, output.biases, output.centres, len(batch["targets"]), m, n)
+            of_layers = [shares(*layer) for layer in zip(output.weights, output.biases, strict=True)]
+            recorded |= {name: torch.stack([layer[i] for layer in of_layers]) for i, name in enumerate(SHARES)}
     model.train(was_training)
     return {key: np.asarray(value.cpu()) for key, value in recorded.items()}
+
+
+def shares(weights: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """How much of each head's scores is position bias, and how much of the bias depends on the data.
+
+    A score is ``q . k / sqrt(d_h) + f_h(j - c_i)``; both parts vary over the values j that a query chooses among, and a
+    constant does not change a softmax. The *position share* is the variance over j of the bias by the sum of both
+    variances, means over queries and examples: 1 of a head that goes by position alone, 0 of one that goes by content
+    alone. The *data share* is the part of the bias's variance that differs between examples at the same query and
+    value: 0 where the bias is a function of ``j - i`` alone.
+
+    Args:
+        weights: ``(B, H, m, n)``, all positive.
+        bias: broadcastable to them.
+
+    Returns:
+        two ``(H,)`` in [0, 1].
+    """
+    weights, bias = weights.double(), bias.double().expand(weights.shape)
+    content = weights.clamp(min=torch.finfo(torch.float32).tiny).log() - bias
+    content, bias = (part - part.mean(-1, keepdim=True) for part in (content, bias))
+    of_content, of_bias = (part.square().mean((0, 2, 3)) for part in (content, bias))
+    of_data = (bias - bias.mean(0)).square().mean((0, 2, 3))
+    nothing = torch.finfo(torch.float32).eps  # rounding
+    return of_bias / (of_bias + of_content).clamp(min=nothing), of_data / of_bias.clamp(min=nothing)
+
+
+def of_heads(recorded: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What a result says of heads: ``{"heads": {"position_share": (L, H) as lists, ...}}``; nothing without a bias."""
+    told = {name: recorded[name].astype(float).round(6).tolist() for name in SHARES if name in recorded}
+    return {"heads": told} if told else {}
 
 
 def _record_bias(

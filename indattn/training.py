@@ -27,7 +27,7 @@ from indattn.errors import Interrupted, UserError, under_torchrun
 from indattn.misalignment import Batch
 from indattn.models.matching import count_parameters
 from indattn.provenance import code_hash
-from indattn.recording import save_recording
+from indattn.recording import of_heads, save_recording
 from indattn.runs import FORMAT, Run, atomic, write_json
 from indattn.signals import catching_signals, preemption_signal, requeue
 from indattn.tasks.base import Scores, to_device
@@ -230,7 +230,7 @@ class Trainer:
         """Score the test split once and write what the run leaves; ``result.json`` last."""
         test = self.task.split("test", self.misalignment)
         scores = self._score(test)
-        self._record("recording", test)
+        recorded = self._record("recording", test)
         self._save_weights("model")
         curve = self.run.metrics()
         reached = (line["step"] for line in curve if line["accuracy"] >= TARGET_ACCURACY)
@@ -254,6 +254,7 @@ class Trainer:
             "examples_per_second": round(self.settings.steps * self.settings.batch_size / self.seconds, 1),
             **describe(self.device, self.workers.count),
             "code": self.code or code_hash(self.config),
+            **of_heads(recorded),
             "per_example": scores.per_example,
         }
         write_json(self.run.path / "result.json", result)
@@ -278,8 +279,10 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         return counter.get_total_flops()
 
-    def _record(self, name: str, split: Batch) -> None:
-        save_recording(self.run, name, self.task.record(self.model, split, self.device))
+    def _record(self, name: str, split: Batch) -> dict[str, Any]:
+        recorded = self.task.record(self.model, split, self.device)
+        save_recording(self.run, name, recorded)
+        return recorded
 
     def _save_weights(self, name: str) -> None:
         # Shared tensors (one f for all layers) are stored under each of their names.

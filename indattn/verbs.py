@@ -161,6 +161,7 @@ figures
   spans       a recording, its words, and how their spans move through the layers; each layer's bias
   ablations   runs that differ from indirect attention in one thing: differences paired by seed, steps to 0.9, and
               scores under a context whose symbols were replaced
+  heads       how much of each head's scores is bias, and how much of the bias depends on the data
   tuning      no figure: the validation scores of runs that differ in learning rate or another choice, a table a task
   (none named: every one that the runs allow)
 
@@ -183,7 +184,7 @@ keys
         where=FILTERS,
         words=(
             *("curves", "noise", "figure2", "readings", "figure3", "attention", "retrieval", "retrieved", "centres"),
-            *("alignment", "spans", "ablations", "tuning"),
+            *("alignment", "spans", "ablations", "heads", "tuning"),
         ),
     ),
     "report": Verb(
@@ -264,7 +265,7 @@ keys
     "theory": Verb(
         "indattn.theory:run",
         "measure the paper's lemmas, its figure 1 and the signal-to-noise ratio of trained runs",
-        """usage: indattn theory [figure1 | threshold | lemmas | setting | training | heads ...] [KEY=VALUE ...]
+        """usage: indattn theory [figure1 | threshold | lemmas | setting | training ...] [KEY=VALUE ...]
 
   figure1     the three panels of the paper's figure 1, measured under every reading of the text
   threshold   where the critical noise goes for correlated or heavy-tailed noise and for values with a mean
@@ -272,7 +273,6 @@ keys
   setting     one setting of width, heads, noise, weights, covariances, ...: measured beside the closed forms
   training    trained runs that kept checkpoints: sharpness, signal-to-noise ratio and misalignment energy of every
               layer and head, along training and against noise
-  heads       trained runs: how much of each head's scores is bias, and how much of the bias depends on the data
   (none named: figure1, threshold and lemmas)
 
 examples
@@ -287,11 +287,11 @@ Figures go to <results_dir>/figures, the numbers in them to <results_dir>/tables
 keys
   widths=[...]  n=64  sigmas=[...]  shifts=[...]  random_seed=0  (of figure1, threshold and lemmas)
   setting.*  samples=4000  (of setting)
-  examples=128  task=...  model=...  noise=...  seed=...  or in their place run=PATH|[...]  (of training, heads)
+  examples=128  task=...  model=...  noise=...  seed=...  or in their place run=PATH|[...]  (of training)
   format=table|csv|json  device=auto  threads=auto  progress=auto  results_dir=results""",
         "theory",
         where=FILTERS,
-        words=("figure1", "threshold", "lemmas", "setting", "training", "heads"),
+        words=("figure1", "threshold", "lemmas", "setting", "training"),
         flags=("format",),
     ),
     "bench": Verb(

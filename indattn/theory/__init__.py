@@ -21,7 +21,6 @@ THEORIES = {
     "lemmas": "indattn.theory.lemmas:lemmas",
     "setting": "indattn.theory.single:single",
     "training": "indattn.theory.training:follow",
-    "heads": "indattn.theory.heads:heads",
 }
 
 
