@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from indattn import alignment_pages, alignment_tables, figures, retrieval, retrieval_pages, tuning
+from indattn import alignment_pages, alignment_tables, figures, pareto, retrieval, retrieval_pages, tuning
 from indattn.alignment_results import is_alignment
 from indattn.config import IDENTITY, NOT_IDENTITY, configs_dir, group_options
 from indattn.errors import UserError, nearest
@@ -400,6 +400,7 @@ FIGURES: dict[str, Callable[[Plotter], None]] = {
     "alignment": alignment_tables.alignment,
     "spans": alignment_pages.spans,
     "tuning": tuning.tuning,
+    "pareto": pareto.pareto,
 }
 
 

@@ -158,6 +158,8 @@ figures
               evaluated on others
   spans       a recording, its words, and how their spans move through the layers; each layer's bias
   tuning      no figure: the validation scores of runs that differ in learning rate or another choice, a table a task
+  pareto      test scores against the operations of training, a panel a noise level; filled: no other model scores more
+              for as few (tasks with at least two models)
   (none named: every one that the runs allow)
 
 examples
@@ -165,6 +167,7 @@ examples
   indattn plot figure3 task=sequence_retrieval seed=0
   indattn plot retrieval retrieved centres task=cross_modal_retrieval
   indattn plot alignment task=speech_text_alignment
+  indattn plot pareto task=speech_text_alignment noise=[0,0.5]
   indattn plot spans model=[indirect,cross_moving] noise=0.5 seed=0 example=1
   indattn plot attention run=results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d example=1
 
@@ -177,7 +180,7 @@ keys
         where=FILTERS,
         words=(
             *("curves", "noise", "figure2", "figure3", "attention", "retrieval", "retrieved", "centres"),
-            *("alignment", "spans", "tuning"),
+            *("alignment", "spans", "tuning", "pareto"),
         ),
     ),
     "report": Verb(
@@ -290,12 +293,15 @@ keys
     ),
     "bench": Verb(
         "indattn.bench:run",
-        "time attentions, training steps and commands, as ratios within one run",
-        """usage: indattn bench attention | step | profile | retrieval | startup | sweep [KEY=VALUE ...]
+        "time attentions, models, training steps and commands, as ratios within one run",
+        """usage: indattn bench attention | models | step | profile | retrieval | startup | sweep [KEY=VALUE ...]
 
 examples
   indattn bench attention                                 every family and backend against plain attention
   indattn bench attention attention.lengths=[512,2048,4096] attention.families=[mlp,gaussian] rounds=5
+  indattn bench models                                    operations, time and memory of a step as sequences grow
+  indattn bench models growth.lengths=[256,1024] training.batch_size=8 models=[standard,indirect,double_cross]
+  indattn bench models model.match_parameters=false       with feed-forward blocks of the same width
   indattn bench step                                      a training step, the paper's size, self-attention on and off
   indattn bench step models=[standard,indirect,cross] rounds=20
   indattn bench profile models=[standard,indirect]        where the time of a training step goes
@@ -306,9 +312,11 @@ examples
 keys
   rounds=N  threads=1  device=auto  format=table|csv|json  results_dir=results
   attention.lengths=[...]  .batch  .heads  .head_width  .hidden  .frequencies  .offset_scale  .families  .memory
-  models=[...]  steps=N  task=sorting  size=paper  (of step and profile)""",
+  models=[...]  steps=N  (of models, step and profile; ratios are to the first)
+  growth.lengths=[16,64,256]  growth.memory=true  task=synthetic  size=small  (of models)
+  self_attention=[true,false]  task=sorting  size=paper  (of step and profile)""",
         "bench",
-        words=("attention", "step", "profile", "retrieval", "startup", "sweep"),
+        words=("attention", "models", "step", "profile", "retrieval", "startup", "sweep"),
         flags=("format",),
     ),
     "align": Verb(
