@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from indattn.figures import LINES, plain_log, style
+from indattn.figures import LINES, STYLES, plain_log, style
 from indattn.runs import Run
 from indattn.statistics import mean_interval
 
@@ -36,10 +36,7 @@ def on_front(costs: Sequence[float], scores: Sequence[float], alike: float = ALI
     """
     points = list(zip(costs, scores, strict=True))
     return [
-        not any(
-            (s > score and c <= cost * (1 + alike)) or (s >= score and c * (1 + alike) < cost)
-            for c, s in points
-        )
+        not any((s > score and c <= cost * (1 + alike)) or (s >= score and c * (1 + alike) < cost) for c, s in points)
         for cost, score in points
     ]
 
@@ -109,7 +106,9 @@ def pareto_panels(table: pd.DataFrame, title: str, metric: str = "accuracy") -> 
         title: what is shown.
         metric: what the score is called.
     """
-    models, levels = sorted(table["model"].unique()), sorted(table["noise"].unique())
+    order = list(STYLES)
+    models = sorted(table["model"].unique(), key=lambda m: (order.index(m) if m in order else len(order), m))
+    levels = sorted(table["noise"].unique())
     across = min(3, len(levels))
     down = -(-len(levels) // across)
     seeds = sorted(set(table["seeds"]))
@@ -154,13 +153,13 @@ def pareto_panels(table: pd.DataFrame, title: str, metric: str = "accuracy") -> 
         for number, axes in enumerate(grid.flat[: len(levels)]):
             if number + across >= len(levels):  # nothing below it
                 axes.tick_params(labelbottom=True)
-                axes.set_xlabel("operations of training (TFLOP)")
+                axes.set_xlabel("operations of training (TFLOP)\nside by side: alike within 1%")
         handles = [
             Line2D([], [], color=colour, marker=marker, markersize=7, linestyle="none", label=model)
             for model in models
             for colour, marker, _ in [style(model, models)]
         ]
-        handles.append(Line2D([], [], color="#888888", linewidth=1.0, label="Pareto front (filled)"))
+        handles.append(Line2D([], [], color="#888888", linewidth=1.0, label="Pareto front (filled markers)"))
         figure.legend(handles=handles, loc="outside lower center", ncol=min(4, len(handles)))
         said = "one seed, no interval" if seeds == [1] else f"mean and 95% interval over {_range(seeds)} seeds"
         figure.suptitle(f"{title} ({said})", fontsize=11)
@@ -181,7 +180,7 @@ def _side_by_side(costs: list[float], reach: float) -> list[float]:
             groups[-1].append(cost)
         else:
             groups.append([cost])
-    apart = reach**0.11
+    apart = reach**0.075
     return [cost * apart ** (i - (len(group) - 1) / 2) for group in groups for i, cost in enumerate(group)]
 
 
