@@ -18,6 +18,7 @@ from indattn import (
     alignment_tables,
     figures,
     heads,
+    pareto,
     readings,
     retrieval,
     retrieval_pages,
@@ -342,6 +343,7 @@ FIGURES: dict[str, Callable[[Plotter], None]] = {
     "ablations": ablations.ablations,
     "heads": heads.heads,
     "tuning": tuning.tuning,
+    "pareto": pareto.pareto,
 }
 
 

@@ -163,6 +163,8 @@ figures
               scores under a context whose symbols were replaced
   heads       how much of each head's scores is bias, and how much of the bias depends on the data
   tuning      no figure: the validation scores of runs that differ in learning rate or another choice, a table a task
+  pareto      test scores against the operations of training, a panel a noise level; filled: no other model scores more
+              for as few (tasks with at least two models)
   (none named: every one that the runs allow)
 
 examples
@@ -184,7 +186,7 @@ keys
         where=FILTERS,
         words=(
             *("curves", "noise", "figure2", "readings", "figure3", "attention", "retrieval", "retrieved", "centres"),
-            *("alignment", "spans", "ablations", "heads", "tuning"),
+            *("alignment", "spans", "ablations", "heads", "tuning", "pareto"),
         ),
     ),
     "report": Verb(
@@ -296,12 +298,15 @@ keys
     ),
     "bench": Verb(
         "indattn.bench:run",
-        "time attentions, training steps and commands, as ratios within one run",
-        """usage: indattn bench attention | step | profile | retrieval | startup | sweep [KEY=VALUE ...]
+        "time attentions, models, training steps and commands, as ratios within one run",
+        """usage: indattn bench attention | models | step | profile | retrieval | startup | sweep [KEY=VALUE ...]
 
 examples
   indattn bench attention                                 every family and backend against plain attention
   indattn bench attention attention.lengths=[512,2048,4096] attention.families=[mlp,gaussian] rounds=5
+  indattn bench models                                    operations, time and memory of a step as sequences grow
+  indattn bench models growth.lengths=[256,1024] training.batch_size=8 models=[standard,indirect,double_cross]
+  indattn bench models model.match_parameters=false       with feed-forward blocks of the same width
   indattn bench step                                      a training step, the paper's size, self-attention on and off
   indattn bench step models=[standard,indirect,cross] rounds=20
   indattn bench profile models=[standard,indirect]        where the time of a training step goes
@@ -312,9 +317,11 @@ examples
 keys
   rounds=N  threads=1  device=auto  format=table|csv|json  results_dir=results
   attention.lengths=[...]  .batch  .heads  .head_width  .hidden  .frequencies  .offset_scale  .families  .memory
-  models=[...]  steps=N  task=sorting  size=paper  (of step and profile)""",
+  models=[...]  steps=N  (of models, step and profile; ratios are to the first)
+  growth.lengths=[16,64,256]  growth.memory=true  task=synthetic  size=small  (of models)
+  self_attention=[true,false]  task=sorting  size=paper  (of step and profile)""",
         "bench",
-        words=("attention", "step", "profile", "retrieval", "startup", "sweep"),
+        words=("attention", "models", "step", "profile", "retrieval", "startup", "sweep"),
         flags=("format",),
     ),
     "align": Verb(

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from indattn.bench import bench_step, run
+from indattn.bench import bench_models, bench_step, run
 from indattn.bench.attention import PLAIN, VARIANTS, Case, Sizes, Variant, _process_peaks
+from indattn.bench.models import MODELS
+from indattn.bench.step import TrainingStep, with_model
 from indattn.errors import UserError
 
 COLUMNS = {"family", "backend", "columns", "n", "pass", "time_ratio", "memory_ratio"}
@@ -52,6 +54,102 @@ def test_profile_says_where_the_time_goes(compose, tmp_path):
     assert table["milliseconds"].is_monotonic_decreasing
     assert 0.3 < table["share"].sum() <= 1
     assert (table["calls"] > 0).all()
+
+
+def growing(compose, *overrides):
+    config = compose("bench=[models]", "task=synthetic", "rounds=1", "steps=1", "training.batch_size=4",
+                     "model.layers=1", "model.width=16", *overrides, verb="bench")  # fmt: skip
+    return config
+
+
+def test_models_grow_with_the_length(compose, tmp_path):
+    config = growing(compose, "growth.lengths=[8,4]", "growth.memory=false")
+    config.results_dir = str(tmp_path)
+    run(config)
+    table = pd.read_csv(tmp_path / "tables" / "bench_models.csv")
+    assert list(table) == ["model", "n", "parameters", "step_gflops", "milliseconds", "ratio", "ratio_low",
+                           "ratio_high", "memory_mb"]  # fmt: skip
+    assert set(map(tuple, table[["model", "n"]].to_numpy())) == {(model, n) for model in MODELS for n in (4, 8)}
+    assert len(table) == 2 * len(MODELS)
+    assert (table["milliseconds"] > 0).all()
+    assert (table.loc[table["model"] == "standard", ["ratio", "ratio_low", "ratio_high"]] == 1).all(axis=None)
+    wide = table.pivot(index="model", columns="n", values="step_gflops")
+    assert (wide[8] > wide[4]).all()
+    assert (table.groupby("n")["parameters"].agg(lambda p: p.max() / p.min()) < 1.1).all()  # matched, as in training
+    assert (tmp_path / "figures" / "bench_models.png").stat().st_size > 10_000
+    assert "torch" in json.loads((tmp_path / "tables" / "bench_models.json").read_text())["versions"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory needs Linux's /proc")
+def test_memory_of_a_step_grows_with_the_length(compose):
+    config = growing(compose, "growth.lengths=[16,128]", "models=[standard]", "training.batch_size=32")
+    short, long = (row["memory_mb"] for row in bench_models(config, torch.device("cpu")))
+    ffn = 32 * 257 * 4 * 16 * 4 / 1e6  # what enters and what leaves the ReLU is kept
+    assert 2 * ffn < long < 50 * ffn
+    assert short < long / 3
+
+
+def products(m, width, ffn, layers, self_attention=True):
+    """Operations of an example's forward pass: projections, scores and sums of values, feed-forward blocks."""
+    attention = 4 * 2 * m * width**2 + 2 * 2 * m**2 * width
+    return layers * ((1 + self_attention) * attention + 2 * 2 * m * width * ffn)
+
+
+@pytest.mark.parametrize("self_attention", [True, False])
+def test_operations_are_those_counted_by_hand(compose, self_attention):
+    n, width, layers, values, batch = 4, 16, 2, 16, 4
+    config = growing(compose, "growth.lengths=[4]", "growth.memory=false", "models=[standard,double_cross]",
+                     "model.match_parameters=false", "model.layers=2",
+                     f"model.self_attention={self_attention}")  # fmt: skip
+    standard, double = (row["step_gflops"] * 1e9 for row in bench_models(config, torch.device("cpu")))
+    content, context = 2 * n + 1, n + 1
+    forward = products(content, width, 4 * width, layers, self_attention) + 2 * n * width * values
+    assert standard == pytest.approx(3 * batch * forward)  # the backward has two products for each of the forward
+    fuse = 2 * 2 * (content + context) * width**2 + 2 * 2 * content * context * width
+    assert double - standard == pytest.approx(3 * batch * fuse)
+
+
+def test_operations_do_not_depend_on_the_backend(compose):
+    counted = set()
+    for backend in ("auto", "sdpa", "table", "blocked"):
+        config = growing(compose, f"model.backend={backend}")
+        counted.add(TrainingStep(with_model(config, "indirect", True), torch.device("cpu")).flops())
+    config.training.batch_size = 7  # of which two are counted
+    config.growth = {"lengths": [16], "memory": False}
+    config.models = ["indirect"]
+    (row,) = bench_models(config, torch.device("cpu"))
+    whole = TrainingStep(with_model(config, "indirect", True), torch.device("cpu")).flops()
+    assert len(counted) == 1
+    assert row["step_gflops"] * 1e9 == pytest.approx(whole, rel=1e-12)
+
+
+def test_the_models_are_those_of_training(compose):
+    bench = with_model(growing(compose), "indirect_expected", True)
+    trained = compose("task=synthetic", "model=indirect_expected", "training.batch_size=4", "model.layers=1",
+                      "model.width=16")  # fmt: skip
+    assert bench.model == trained.model
+    assert bench.training == trained.training
+    assert bench.task == trained.task
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("models=[standard,indirct]", "'indirect'"), ("growth.lengths=[0]", "growth.lengths=[0]"),
+     ("growth.lengths=16", "growth.lengths=[16,64]"), ("growth.lengths=[1.5]", "whole numbers"),
+     ("models=standard", "models=[standard,indirect]"), ("task=sorting", "task=synthetic")],
+)  # fmt: skip
+def test_bad_growth_is_one_line(compose, override, said):
+    config = growing(compose, "growth.lengths=[4]", "growth.memory=false", "models=[standard]", override)
+    with pytest.raises(UserError) as caught:
+        run(config)
+    assert "\n" not in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_bench_models_needs_no_task_on_the_command_line(command):
+    code, out, err = command("bench", "models", "growth.lengths=[4]", "growth.memory=false", "models=[standard]",
+                             "rounds=1", "steps=1", "model.layers=1", "format=csv")  # fmt: skip
+    assert (code, out.splitlines()[1].split(",")[:2]) == (0, ["standard", "4"]), err
 
 
 def test_attention_writes_table_and_figure(compose, tmp_path):

@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, ListConfig
 
 from indattn.bench.attention import bench_attention
+from indattn.bench.models import bench_models
 from indattn.bench.retrieval import bench_retrieval
 from indattn.bench.startup import bench_startup
 from indattn.bench.step import bench_profile, bench_step
@@ -20,11 +21,21 @@ from indattn.errors import UserError, nearest
 from indattn.runs import atomic, write_json
 from indattn.tables import check_format, print_table
 
-__all__ = ["BENCHES", "bench_attention", "bench_retrieval", "bench_startup", "bench_step", "bench_sweep", "run"]
+__all__ = [
+    "BENCHES",
+    "bench_attention",
+    "bench_models",
+    "bench_retrieval",
+    "bench_startup",
+    "bench_step",
+    "bench_sweep",
+    "run",
+]
 
 #: Name, function from configuration and device to rows, and what the table says above it.
 BENCHES: dict[str, tuple[Callable[[DictConfig, torch.device], list[dict[str, Any]]], str]] = {
     "attention": (bench_attention, "One attention; ratios to plain scaled_dot_product_attention in the same round"),
+    "models": (bench_models, "Training step as the sequences grow; ratio to the first model, median (low, high)"),
     "step": (bench_step, "Training step; ratio to the first model, median of rounds (low, high)"),
     "profile": (bench_profile, "Training step by operator: those of at least 1% of its time, own time alone"),
     "retrieval": (bench_retrieval, "Cross-modal retrieval; seconds, median of rounds, and peak memory of the process"),
@@ -34,7 +45,7 @@ BENCHES: dict[str, tuple[Callable[[DictConfig, torch.device], list[dict[str, Any
 
 
 def run(config: DictConfig) -> None:
-    """The verb ``bench``: measures, prints, and writes table, hardware and (for attention) figure into the tree."""
+    """The verb ``bench``: measures, prints, and writes tables, hardware and some figures into the tree."""
     check_format(config.format)
     if not isinstance(config.bench, ListConfig):
         raise UserError(f"bench={config.bench}: must be a list, as bench=[step]")
@@ -55,10 +66,11 @@ def run(config: DictConfig) -> None:
         write_json(stem.with_suffix(".json"), describe(device))
         print_table(rows, list(rows[0]), config.format, title=title)
         written = [stem.with_suffix(".csv")]
-        if name == "attention":
-            from indattn.bench.figures import cost_curves, save
+        if name in ("attention", "models"):
+            from indattn.bench.figures import cost_curves, model_costs, save
 
-            written += save(cost_curves(pd.DataFrame(rows)), Path(config.results_dir) / "figures" / "bench_attention")
+            drawn = {"attention": cost_curves, "models": model_costs}[name](pd.DataFrame(rows))
+            written += save(drawn, Path(config.results_dir) / "figures" / stem.name)
         if config.format == "table":
             for path in written:
                 print(path)

@@ -6,18 +6,11 @@ f's parameters. Peak memory is what a fresh process needs beyond its inputs, out
 
 from __future__ import annotations
 
-import ctypes
-import json
 import math
-import os
-import re
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +21,7 @@ from tqdm import tqdm
 
 from indattn.attention import attend
 from indattn.attention.bias import bias_options, make_bias
+from indattn.bench.memory import in_own_process, is_measured, peak_bytes
 from indattn.config import section
 from indattn.errors import UserError
 
@@ -216,7 +210,7 @@ def _time(
     for case in cases:
         case.run(backward)  # warm up
     times: list[list[float]] = [[] for _ in cases]
-    name = "forward+backward" if backward else "forward"
+    name = _pass(backward)
     for _ in tqdm(range(rounds), desc=f"n = {n}, {name}", unit="round", disable=None):
         for case, measured in zip(cases, times, strict=True):
             measured.append(case.seconds(backward))
@@ -243,17 +237,13 @@ def _time(
 
 
 def _add_memory(rows: list[dict[str, Any]], variants: Sequence[Variant], sizes: Sizes, device: torch.device) -> None:
+    if not is_measured(device):
+        return
     peaks: dict[tuple[str, str, str, int, str], float] = {}
-    measure: Callable[..., dict[tuple[int, str], float]] = _cuda_peaks if device.type == "cuda" else _process_peaks
-    if device.type != "cuda" and not Path("/proc/self/clear_refs").exists():
-        return  # only Linux says what a process used at most since a moment
+    measure = _cuda_peaks if device.type == "cuda" else _process_peaks
     for variant in tqdm(variants, desc="peak memory", unit="variant", disable=None):
-        try:
-            measured = measure(variant, sizes, device)
-        except subprocess.CalledProcessError as error:
-            tqdm.write(
-                f"peak memory is left out: a process to measure it ended with code {error.returncode}", sys.stderr
-            )
+        measured = measure(variant, sizes, device)
+        if measured is None:
             return
         for (n, name), bytes_ in measured.items():
             peaks[variant.family, variant.backend, variant.columns, n, name] = bytes_
@@ -269,24 +259,14 @@ def _cuda_peaks(variant: Variant, sizes: Sizes, device: torch.device) -> dict[tu
     for n, backward in _memory_cases(variant, sizes, device):
         case = Case(variant, sizes, n, device)
         case.run(backward)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        case.run(backward)
-        peaks[n, "forward+backward" if backward else "forward"] = float(
-            torch.cuda.max_memory_allocated(device) - before
-        )
+        peaks[n, _pass(backward)] = float(peak_bytes(lambda: case.run(backward), device))  # noqa: B023
     return peaks
 
 
-def _process_peaks(variant: Variant, sizes: Sizes, device: torch.device) -> dict[tuple[int, str], float]:
-    request = json.dumps({"variant": vars(variant), "sizes": vars(sizes), "threads": torch.get_num_threads()})
-    # Large blocks go back to the system at once, so that what is resident is what is used.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    answer = subprocess.run(
-        [sys.executable, "-c", "from indattn.bench.attention import answer_peaks; answer_peaks()"],
-        input=request, stdout=subprocess.PIPE, text=True, check=True, env=environment,
-    )  # fmt: skip
-    return {(n, name): peak for n, name, peak in json.loads(answer.stdout)}
+def _process_peaks(variant: Variant, sizes: Sizes, device: torch.device) -> dict[tuple[int, str], float] | None:
+    request = {"variant": vars(variant), "sizes": vars(sizes)}
+    answer = in_own_process("indattn.bench.attention:answer_peaks", request)
+    return None if answer is None else {(n, name): peak for n, name, peak in answer}
 
 
 def _memory_cases(variant: Variant, sizes: Sizes, device: torch.device) -> list[tuple[int, bool]]:
@@ -294,17 +274,9 @@ def _memory_cases(variant: Variant, sizes: Sizes, device: torch.device) -> list[
     return [(n, backward) for n, backward in cases if _runs_here(variant, sizes, n, device, backward)]
 
 
-def _resident(key: str) -> int:
-    match = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert match is not None
-    return 1024 * int(match[1])
-
-
-def answer_peaks() -> None:
-    """Answer one request of :func:`_process_peaks`: the peaks of a variant at every length."""
-    request = json.load(sys.stdin)
+def answer_peaks(request: dict[str, Any]) -> list[tuple[int, str, int]]:
+    """The peaks of a variant at every length, asked for by :func:`_process_peaks` in a process of their own."""
     variant, sizes = Variant(**request["variant"]), Sizes(**request["sizes"])
-    torch.set_num_threads(request["threads"])
     device = torch.device("cpu")
     warm_up = Sizes(**request["sizes"] | {"lengths": [8], "batch": 1})
     for backward in (False, True):
@@ -312,10 +284,9 @@ def answer_peaks() -> None:
     answers = []
     for n, backward in _memory_cases(variant, sizes, device):
         case = Case(variant, sizes, n, device)
-        if sys.platform == "linux":
-            getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
-        Path("/proc/self/clear_refs").write_text("5")  # start a new peak
-        before = _resident("VmRSS")
-        case.run(backward)
-        answers.append((n, "forward+backward" if backward else "forward", _resident("VmHWM") - before))
-    json.dump(answers, sys.stdout)
+        answers.append((n, _pass(backward), peak_bytes(lambda: case.run(backward), device)))  # noqa: B023
+    return answers
+
+
+def _pass(backward: bool) -> str:
+    return "forward+backward" if backward else "forward"

@@ -1,4 +1,4 @@
-"""The figure of what attentions cost."""
+"""Figures of what attentions and models cost."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from indattn.figures import LINES, save, shared_legend
+from indattn.figures import LINES, plain_log, save, shared_legend, style
 
-__all__ = ["cost_curves", "save"]
+__all__ = ["cost_curves", "model_costs", "save"]
 
 #: Colour of a family of f, and line and marker of a backend.
 FAMILY_COLOURS = {
@@ -68,4 +68,43 @@ def cost_curves(rows: pd.DataFrame) -> Figure:
             axes.set(xlabel="length n (queries and values)", ylabel=f"{what}, times plain attention")
             axes.set_title(f"{what}, {name.replace('+', ' + ')}")
         shared_legend(figure, list(grid[0]))
+    return figure
+
+
+def model_costs(rows: pd.DataFrame) -> Figure:
+    """Operations, time, ratio of times and peak memory of a training step of each model against the length.
+
+    Args:
+        rows: of ``bench models``; memory has no panel where it was not measured. The band of a ratio is from its lowest
+            to its highest round.
+    """
+    models, lengths = list(dict.fromkeys(rows["model"])), sorted(rows["n"].unique())
+    panels = {
+        "step_gflops": ("operations of matrix products", "GFLOP a step"),
+        "milliseconds": ("time", "milliseconds a step"),
+        "ratio": ("ratio of times, lowest to highest round", f"times {models[0]}"),
+        "memory_mb": ("peak memory beyond model and batch", "MB"),
+    }
+    with plt.rc_context(LINES):
+        figure, grid = plt.subplots(2, 2, figsize=(8.6, 7.4), layout="constrained")
+        for axes, (value, (title, label)) in zip(grid.flat, panels.items(), strict=True):
+            axes.set_title(title)
+            if rows[value].isna().all():
+                axes.set_axis_off()
+                continue
+            for model in models:
+                line = rows[rows["model"] == model].sort_values("n")
+                colour, marker, dashes = style(model, models)
+                axes.plot(line["n"], line[value], color=colour, linestyle=dashes, marker=marker, label=model)
+                if value == "ratio":
+                    axes.fill_between(
+                        line["n"], line["ratio_low"], line["ratio_high"], color=colour, alpha=0.12, linewidth=0
+                    )
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xticks(lengths, [str(n) for n in lengths])
+            plain_log(axes.yaxis)
+            axes.set(xlabel="length n (symbols)", ylabel=label)
+        shared_legend(figure, list(grid.flat))
+        figure.suptitle("A training step as the sequences grow", fontsize=11)
     return figure

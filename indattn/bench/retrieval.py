@@ -14,11 +14,13 @@ from hydra import compose
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from indattn.bench.step import with_model
+from indattn.bench.step import named_models, with_model
 from indattn.build import build_model, build_task
 from indattn.tasks.cross_modal_retrieval import CrossModalRetrieval, score_matrix
 
 __all__ = ["bench_retrieval"]
+
+MODELS = ("dual", "standard", "indirect", "cross", "fusion", "uniform")
 
 
 def bench_retrieval(config: DictConfig, device: torch.device) -> list[dict[str, Any]]:
@@ -36,7 +38,9 @@ def bench_retrieval(config: DictConfig, device: torch.device) -> list[dict[str, 
     task = build_task(config)
     assert isinstance(task, CrossModalRetrieval)
     images, texts = task.rows(task.pairs.items("test"))
-    models = {name: build_model(with_model(config, name, False), task).to(device) for name in config.models}
+    models = {
+        name: build_model(with_model(config, name, False), task).to(device) for name in named_models(config, MODELS)
+    }
     times: dict[tuple[str, str], list[float]] = {}
     for number in tqdm(range(config.rounds), desc="retrieval", unit="round", disable=None):
         with tempfile.TemporaryDirectory() as folder:
@@ -76,6 +80,4 @@ def _with_task(config: DictConfig) -> DictConfig:
     made = compose("bench", overrides=[f"task={CrossModalRetrieval.name}"])
     for key in ("models", "rounds", "threads", "device", "seed"):
         made[key] = config[key]
-    if list(made.models) == list(compose("bench").models):
-        made.models = ["dual", "standard", "indirect", "cross", "fusion", "uniform"]
     return made

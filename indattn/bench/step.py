@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from indattn.bench.memory import peak_bytes
 from indattn.build import build_misalignment, build_model, build_task
 from indattn.config import TrainingConfig, load_option, section
 from indattn.errors import UserError
 from indattn.models.matching import count_parameters
 from indattn.tasks.base import to_device
 
-__all__ = ["bench_profile", "bench_step"]
+__all__ = ["TrainingStep", "bench_profile", "bench_step", "named_models", "with_model"]
+
+MODELS = ("standard", "indirect", "cross", "double_cross", "fusion")
 
 
 class TrainingStep:
@@ -48,10 +53,25 @@ class TrainingStep:
         return (time.perf_counter() - began) / steps
 
     def flops(self) -> int:
-        """Floating-point operations of the matrix products of one step."""
-        with FlopCounterMode(display=False) as counter:
-            self.seconds(1)
+        """Floating-point operations of the matrix products of one step, forward and backward, as defined.
+
+        Counted by :class:`torch.utils.flop_counter.FlopCounterMode`, which knows products and convolutions alone: not
+        softmax, norms, gathers or the optimiser, and of f only layers where they are applied (a table is looked up, a
+        Gaussian is squared). It sees neither into torch's fused attention on a CPU nor into the operators of the
+        backends ``table``, ``blocked`` and ``flex``, and would count the zeros with which ``folded`` widens heads. So
+        that all models are counted alike, the literal path is taken (``record=True``), which stores all scores, and
+        torch's attention is split into its products. What a backend computes twice to save memory counts once.
+        """
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            logits, _ = self.model(self.batch, record=True)
+            self.task.loss(logits, self.batch).backward()
+        self.optimiser.zero_grad(set_to_none=True)
         return counter.get_total_flops()
+
+    def peak_bytes(self) -> int:
+        """Peak memory of a step beyond model, optimiser and batch, gradients included; after a step at least."""
+        self.optimiser.zero_grad(set_to_none=True)
+        return peak_bytes(lambda: self.seconds(1), self.device)
 
     def profile(self, steps: int = 3) -> list[tuple[str, float, float]]:
         """Operator, calls a step and milliseconds a step of its own, most expensive first, by torch's profiler."""
@@ -90,12 +110,13 @@ def bench_step(config: DictConfig, device: torch.device) -> list[dict[str, Any]]
     Within a round the models and a large matrix product take turns, so a machine that slows down slows all of them.
 
     Raises:
-        UserError: if no model is named.
+        UserError: if ``models`` or ``self_attention`` is no list.
     """
-    _check_models(config)
+    models = named_models(config, MODELS)
+    _check_self_attention(config)
     rows = []
     for self_attention in config.self_attention:
-        steps = {name: TrainingStep(with_model(config, name, self_attention), device) for name in config.models}
+        steps = {name: TrainingStep(with_model(config, name, self_attention), device) for name in models}
         for step in steps.values():
             step.seconds(2)  # warm up
         times: dict[str, list[float]] = {name: [] for name in steps}
@@ -104,7 +125,7 @@ def bench_step(config: DictConfig, device: torch.device) -> list[dict[str, Any]]
             rates.append(matmul_rate(device))
             for name, step in steps.items():
                 times[name].append(step.seconds(config.steps))
-        first = times[config.models[0]]
+        first = times[models[0]]
         for name, measured in times.items():
             ratios = [a / b for a, b in zip(measured, first, strict=True)]
             flops = steps[name].flops()
@@ -127,10 +148,11 @@ def bench_step(config: DictConfig, device: torch.device) -> list[dict[str, Any]]
 
 def bench_profile(config: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     """Where the time of a training step goes: the operators of each model that take at least 1% of it."""
-    _check_models(config)
+    models = named_models(config, MODELS)
+    _check_self_attention(config)
     rows = []
     for self_attention in config.self_attention:
-        for name in config.models:
+        for name in models:
             step = TrainingStep(with_model(config, name, self_attention), device)
             step.seconds(2)  # warm up
             events = step.profile()
@@ -150,6 +172,19 @@ def bench_profile(config: DictConfig, device: torch.device) -> list[dict[str, An
     return rows
 
 
-def _check_models(config: DictConfig) -> None:
-    if not all(isinstance(config[key], ListConfig) and config[key] for key in ("models", "self_attention")):
-        raise UserError("models and self_attention: must be lists, as models=[standard,indirect]")
+def named_models(config: DictConfig, otherwise: Sequence[str]) -> list[str]:
+    """The models that are asked for, or others if none are.
+
+    Raises:
+        UserError: if ``models`` is no list of names.
+    """
+    if config.models is None:
+        return list(otherwise)
+    if not (isinstance(config.models, ListConfig) and config.models):
+        raise UserError(f"models={config.models}: must be a list, as models=[standard,indirect]")
+    return [str(name) for name in config.models]
+
+
+def _check_self_attention(config: DictConfig) -> None:
+    if not (isinstance(config.self_attention, ListConfig) and config.self_attention):
+        raise UserError(f"self_attention={config.self_attention}: must be a list, as self_attention=[true,false]")
