@@ -125,7 +125,7 @@ def test_what_is_installed_composes_in_an_empty_folder(unpacked, tmp_path):
 def test_the_installed_help_names_the_groups(unpacked, tmp_path):
     done = in_site(unpacked, tmp_path, "-m", "indattn.cli", "train", "--help")
     assert done.returncode == 0, done.stderr
-    assert "sequence_retrieval, sorting, synthetic" in done.stdout
+    assert "sequence_retrieval, sorting, speech_text_alignment, synthetic" in done.stdout
 
 
 USE = """
