@@ -45,7 +45,7 @@ def test_models_differ_only_in_what_their_file_says(compose):
 
 
 def test_profile_says_where_the_time_goes(compose, tmp_path):
-    small = ("self_attention=[false]", "model.layers=2", "model.width=16")
+    small = ("self_attention=[false]", "model.layers=2")
     config = compose("bench=[profile]", "models=[indirect]", *small, verb="bench")
     config.results_dir = str(tmp_path)
     run(config)
