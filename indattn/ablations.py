@@ -1,4 +1,4 @@
-"""What each part of the model is worth: runs that differ from the paper's in one thing. No torch here."""
+"""What each part of a model is worth: runs that differ from the paper's, or from ours, in one thing. No torch here."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["BASE", "ablations", "changes", "forest", "summary", "unmatched"]
 
-BASE = "paper's model"
-"""What the others are compared with: ``indirect`` as it is by default."""
+BASE = "as it is"
+"""What the others are compared with: the base as it is by default."""
+
+BASES = {"indirect": "the paper's model", "indirect_expected": "expected centres"}
+"""Models whose parts are changed one by one, and what figures call them."""
 
 LABELS = {
     "standard": "no bias f (standard)",
@@ -36,6 +39,18 @@ LABELS = {
     "self_attention=false": "no self-attention",
     "self_attention=true": "with self-attention",
     "fusion": "fusion of context and content",
+    "centres_of=all": "centres shared by the heads",
+    "gate=open": "content scores whole beside the bias",
+    "gate=closed": "bias alone in the second pass",
+    "shift_from=mean": "one shift for all queries",
+    "shift_from=output": "shift read from the output",
+    "shift_from=none": "no learned shift",
+    "pointer=tempered": "pointer of learned sharpness",
+    "rate=learned": "learned rate of the centres",
+    "carried=true": "centres carried between layers",
+    "bias=gaussian": "gaussian f",
+    "bias=fourier": "fourier f",
+    "shift_scale=1.0": "shift in single tokens",
 }
 """How changes are called, in the order of figures; others are called by their setting or their model."""
 
@@ -43,60 +58,63 @@ HIGHER, LOWER, OPEN = "#0072B2", "#D55E00", "#777777"
 
 
 def ablations(plotter: Plotter) -> None:
-    """A table and a figure for each task and level at which parts of the paper's model were changed one by one."""
+    """A table and a figure for each task and level at which parts of one of :data:`BASES` were changed one by one."""
     if plotter.table.empty:
         return
-    found = {key: changed for key, of in plotter.table.groupby(["task", "noise"]) if not (changed := changes(of)).empty}
-    for (task, noise), runs in found.items():
-        name = f"ablations-{task}"
-        if sum(other == task for other, _ in found) > 1:
-            name += f"-noise-{noise:g}"
-        table = summary(runs)
-        plotter.save_table(table, name)
-        plotter.save_figure(forest(table, runs, f"{str(task).replace('_', ' ')}, noise {noise:g}"), name)
-        plotter.save_table(unmatched(runs), f"{name}-unmatched")
+    for base, called_base in BASES.items():
+        found = {key: of for key, runs in plotter.table.groupby(["task", "noise"]) if len(of := changes(runs, base))}
+        for (task, noise), runs in found.items():
+            name = f"ablations-{task}" if base == "indirect" else f"ablations-{base}-{task}"
+            if sum(other == task for other, _ in found) > 1:
+                name += f"-noise-{noise:g}"
+            table = summary(runs)
+            plotter.save_table(table, name)
+            title = f"{str(task).replace('_', ' ')}, noise {noise:g}"
+            plotter.save_figure(forest(table, runs, title, called_base), name)
+            plotter.save_table(unmatched(runs), f"{name}-unmatched")
 
 
-def changes(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs of the paper's model and those that differ from it in one thing, which ``change`` names; else none.
+def changes(runs: pd.DataFrame, of: str = "indirect") -> pd.DataFrame:
+    """Runs of a model and those that differ from it in one thing, which ``change`` names; else none.
 
-    One thing is one setting of ``indirect``, or another model whose settings are otherwise those of ``indirect``. Task,
-    misalignment and training must be the same.
+    One thing is one setting of the model, or another model whose settings, as far as it has them, are otherwise the
+    same. Task, misalignment and training must be the same.
 
     Args:
         runs: rows of :func:`indattn.plot.run_table` of one task and level.
+        of: the model, of :data:`BASES`.
     """
     flat = [flat_identity(OmegaConf.to_container(Run(Path(path)).config(), resolve=True)) for path in runs["path"]]
     models = [{k.removeprefix("model."): v for k, v in one.items() if k.startswith("model.")} for one in flat]
     outside = [json.dumps({k: v for k, v in one.items() if not k.startswith("model.")}, sort_keys=True) for one in flat]
-    indirect = [i for i, name in enumerate(runs["model"]) if name == "indirect"]
-    if not indirect:
+    ours = [i for i, name in enumerate(runs["model"]) if name == of]
+    if not ours:
         return pd.DataFrame()
-    default = default_settings(str(runs["task"].iloc[0]))
+    default = default_settings(str(runs["task"].iloc[0]), of)
 
     def far(i: int) -> tuple[int, int, str]:
         """How far a run is from the defaults; of equals the commonest is nearest."""
         settings = {setting(key, value) for key, value in flat[i].items()}
-        alike = sum(models[j] == models[i] and outside[j] == outside[i] for j in indirect)
+        alike = sum(models[j] == models[i] and outside[j] == outside[i] for j in ours)
         return len(settings - default), -alike, str(sorted(settings))
 
-    base = min(indirect, key=far)
-    varied = {k for i in indirect for k in models[i] if models[i][k] != models[base].get(k)}
+    base = min(ours, key=far)
+    varied = {k for i in ours for k in models[i] if models[i][k] != models[base].get(k)}
     chosen, named = [], []
     for i, name in enumerate(runs["model"]):
         differing = {k for k in models[i].keys() | models[base].keys() if models[i].get(k) != models[base].get(k)}
         if outside[i] != outside[base]:
             continue
-        if name == "indirect" and len(differing) <= 1:
+        if name == of and len(differing) <= 1:
             change = next((setting(key, models[i][key]) for key in differing), BASE)
-        elif name != "indirect" and not differing & varied:
+        elif name != of and not differing & varied & models[i].keys():
             change = _assigned(models[i]["roles"]) if "roles" in models[i] else str(name)
         else:
             continue
         chosen.append(i)
         named.append(change)
     table = runs.iloc[chosen].assign(change=named)
-    own = set(table["change"][table["model"].isin(("indirect", "assigned"))])
+    own = set(table["change"][table["model"].isin((of, "assigned"))])
     return table if len(own) > 1 else pd.DataFrame()  # other models alone are no ablation
 
 
@@ -113,14 +131,14 @@ def called(change: str) -> str:
 
 
 def _place(change: str) -> tuple[bool, int, str, float]:
-    """By which changes are ordered: the paper's model first, then as in :data:`LABELS`."""
+    """By which changes are ordered: the model as it is first, then as in :data:`LABELS`."""
     known = list(LABELS).index(change) if change in LABELS else len(LABELS)
     key, _, value = change.partition("=")
     return change != BASE, known, key, float(value) if value.replace(".", "", 1).isdigit() else 0.0
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a change: accuracy and steps to 0.9, and the difference to the paper's model paired by seed.
+    """A row a change: accuracy and steps to 0.9, and the difference to the model as it is paired by seed.
 
     Intervals are Student's t over seeds (95%, not corrected for their number).
 
@@ -199,13 +217,14 @@ def unmatched(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(result)
 
 
-def forest(table: pd.DataFrame, runs: pd.DataFrame, title: str) -> Figure:
-    """Differences to the paper's model with their intervals, a row a change; beside them when 0.9 was reached.
+def forest(table: pd.DataFrame, runs: pd.DataFrame, title: str, model: str = BASES["indirect"]) -> Figure:
+    """Differences to the model as it is with their intervals, a row a change; beside them when 0.9 was reached.
 
     Args:
         table: :func:`summary`.
         runs: :func:`changes`.
         title: what is shown.
+        model: what the model is called.
     """
     base = table[table["setting"] == BASE].iloc[0]
     rows = table[table["pairs"] > 0].reset_index(drop=True)
@@ -243,18 +262,18 @@ def forest(table: pd.DataFrame, runs: pd.DataFrame, title: str) -> Figure:
             places,
             [f"{c}  ({n})" for c, n in zip(rows["change"], rows["pairs"], strict=True)],
         )
-        left.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"difference in test {metric} to the paper's model (points)")
-        score = f"the paper's model: {100 * base['accuracy']:.1f}"
+        left.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"difference in test {metric} to {model} (points)")
+        score = f"{model}: {100 * base['accuracy']:.1f}"
         left.set_title(f"{score}\n(seeds; fewer than {LEAST}: undecided)", fontsize=9)
         if timed:
-            _steps(panels[0][1], rows, base, runs)
+            _steps(panels[0][1], rows, base, runs, model)
         figure.legend(
             [plt.Line2D([], [], color=c, marker="o", markerfacecolor=f) for c, f in MARKS.values()],
             MARKS,
             loc="outside lower center",
             ncol=3,
         )
-        figure.suptitle(f"One change to the paper's model: {title}\n(paired by seed, 95% interval)", fontsize=11)
+        figure.suptitle(f"One change to {model}: {title}\n(paired by seed, 95% interval)", fontsize=11)
     return figure
 
 
@@ -262,7 +281,7 @@ MARKS = {"lower": (LOWER, LOWER), "undecided": (OPEN, "white"), "higher": (HIGHE
 """Colour and filling of what an interval says."""
 
 
-def _steps(axes: Any, rows: pd.DataFrame, base: pd.Series, runs: pd.DataFrame) -> None:
+def _steps(axes: Any, rows: pd.DataFrame, base: pd.Series, runs: pd.DataFrame, model: str) -> None:
     """Steps to 0.9 of every seed, and their medians."""
     limit = float(runs["steps"].max())
     for place, row in enumerate(rows.to_dict("records")):
@@ -280,4 +299,4 @@ def _steps(axes: Any, rows: pd.DataFrame, base: pd.Series, runs: pd.DataFrame) -
         axes.axvline(base["median_steps_to_0.9"], color="#444444", linewidth=1.1)
     axes.axvline(limit, color="#AAAAAA", linewidth=0.9, linestyle=":")
     axes.set(xlim=(0, limit * 1.16), xlabel="training steps to 0.9 on validation")
-    axes.set_title("dots: seeds, hollow: never got there\nbar: median, line: the paper's model", fontsize=9)
+    axes.set_title(f"dots: seeds, hollow: never got there\nbar: median, line: {model}", fontsize=9)

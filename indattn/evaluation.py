@@ -1,4 +1,4 @@
-"""`indattn evaluate`: finished runs on other noise levels, kinds, test sets, corpora."""
+"""`indattn evaluate`: finished runs on other noise levels, kinds, lengths, test sets, corpora."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from indattn.build import build_misalignment, build_model, build_task
@@ -17,7 +17,7 @@ from indattn.config import check_noise, check_seed
 from indattn.environment import pick_device, set_threads
 from indattn.errors import UserError
 from indattn.runs import FORMAT, Run, noise_name, open_run, write_json
-from indattn.tasks.base import Task
+from indattn.tasks.base import SequenceTask, Task
 
 __all__ = ["evaluate", "load_model", "load_weights", "run"]
 
@@ -67,6 +67,7 @@ def evaluate(
     data: str | None = None,
     images: str | None = None,
     skips: Sequence[float | None] = (None,),
+    lengths: Sequence[int | None] = (None,),
 ) -> list[dict[str, Any]]:
     """Score a finished run on the test split under every combination of level, kind and test seed.
 
@@ -80,9 +81,11 @@ def evaluate(
         device: where to compute.
         data, images: another corpus, for tasks that have one: its test split.
         skips: of alignment, scores below which a word is held not to be said; ``None`` is the task's own.
+        lengths: of tasks whose models read any length, ``n``; ``None`` is that of training.
 
     Raises:
-        UserError: if the task has no corpus, or the corpus no such split; if its models leave out no words.
+        UserError: if the task has no corpus, or the corpus no such split; if its models leave out no words, or have one
+            length alone.
     """
     config = run.config()
     result = run.result()
@@ -99,27 +102,36 @@ def evaluate(
     task = build_task(config)
     if tuple(skips) != (None,) and config.task.get("formulation", "centres") == "centres":
         raise UserError(f"skip={skips[0]}: task {config.task.name} as it was trained here leaves out no words")
+    tasks: dict[int | None, Task] = {None: task}
+    for length in filter(None, lengths):
+        if not (isinstance(task, SequenceTask) and task.any_length):
+            only = f"models of task {config.task.name} read the length alone that they were trained on"
+            raise UserError(f"n={length}: {only}")
+        tasks[length] = build_task(OmegaConf.merge(config, {"task": {"n": length}}))  # type: ignore[arg-type]
     cases = [
-        (kind, noise, seed, skip, build_misalignment(config, task, kind, noise))
+        (n, kind, noise, seed, skip, build_misalignment(config, tasks[n], kind, noise))
+        for n in lengths
         for kind in (kinds or [config.misalignment.kind])
         for noise in (noises or [float(config.noise)])
         for seed in seeds
         for skip in skips
     ]
-    model = load_model(run, task, config).to(device)
+    models = {n: load_model(run, of, config).to(device) for n, of in tasks.items() if n in lengths}
     corpus = task.corpus() if data is not None else {}
     prefix = f"{re.sub(r'[^0-9A-Za-z]+', '-', Path(data).stem)}-{corpus['fingerprint'][:8]}-" if data else ""
     rows = []
-    for kind, noise, seed, skip, misalignment in cases:
+    for n, kind, noise, seed, skip, misalignment in cases:
+        task = tasks[n]
         if skip is not None:
             task.skip = skip  # type: ignore[attr-defined]
-        scores = task.score(model, task.split("test", misalignment, seed), device)
+        scores = task.score(models[n], task.split("test", misalignment, seed), device)
         row = {
             "format": FORMAT,
             "kind": kind,
             "noise": noise,
             "test_seed": seed,
             "data": data,
+            **({"n": n} if n is not None else {}),
             **({"skip": skip} if skip is not None else {}),
             **({"corpus": corpus} if corpus else {}),
             "trained_kind": config.misalignment.kind,
@@ -128,7 +140,8 @@ def evaluate(
             "chance": task.chance(),
             "ceiling": task.ceiling(kind, noise),
         }
-        name = f"{prefix}{kind}-noise-{noise_name(noise)}-seed-{seed}{'' if skip is None else f'-skip-{skip:g}'}"
+        more = ("" if n is None else f"-n-{n}") + ("" if skip is None else f"-skip-{skip:g}")
+        name = f"{prefix}{kind}-noise-{noise_name(noise)}-seed-{seed}{more}"
         write_json(run.path / "evaluations" / f"{name}.json", {**row, "per_example": scores.per_example})
         rows.append({**run.labels, "training_accuracy": result["test"]["accuracy"], **row})
     return rows
@@ -140,6 +153,12 @@ def _number(key: str, value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"{key}={value}: must be a number")
     return float(value)
+
+
+def _length(value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UserError(f"n={value}: must be a whole number from 1")
+    return value
 
 
 def run(config: DictConfig) -> None:
@@ -168,7 +187,8 @@ def run(config: DictConfig) -> None:
     set_threads(config.threads)
     kinds = listed(config.kind)
     skips = [_number("skip", skip) for skip in listed(config.skip) or [None]]
-    other = (config.data, config.images, skips)
+    lengths = [_length(n) for n in listed(config.n) or [None]]
+    other = (config.data, config.images, skips, lengths)
     rows = [row for one in runs for row in evaluate(one, noises, kinds, seeds, device, *other)]
     columns = [
         "task",
@@ -180,6 +200,7 @@ def run(config: DictConfig) -> None:
         "noise",
         "test_seed",
         "data",
+        *["n"] * (lengths != [None]),
         *["skip"] * (skips != [None]),
         "accuracy",
         *(key for key in dict.fromkeys(key for row in rows for key in row) if key in TABLE_SCORES),

@@ -51,6 +51,7 @@ STYLES = {
     "fusion": ("#E69F00", "v", (0, (5, 1, 1, 1, 1, 1))),
     "indirect_gaussian": ("#56B4E9", "P", (0, (6, 2))),
     "indirect_fourier": ("#000000", "X", (0, (1, 1.2))),
+    "indirect_expected": ("#332288", "*", (0, (3, 1))),
     # Of pairs; controls are grey.
     "dual": ("#000000", "X", (0, (4, 2))),
     "dual_small_loss": ("#56B4E9", "P", (0, (6, 2))),
@@ -169,13 +170,13 @@ def _seeds(table: pd.DataFrame) -> str:
     return f"mean and 95% interval over {number}" if high > 1 else "one seed, no interval"
 
 
-def shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend below the figure for all its panels."""
+def shared_legend(figure: Figure, axes: Sequence[Axes], columns: int = 5) -> None:
+    """One legend below the figure for all its panels, of so many columns at most."""
     found: dict[str, Any] = {}
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncol=min(5, len(found)))
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncol=min(columns, len(found)))
 
 
 def learning_curves(curves: pd.DataFrame, runs: pd.DataFrame, rows: str, columns: str, title: str) -> Figure:

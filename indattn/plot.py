@@ -18,6 +18,7 @@ from indattn import (
     alignment_tables,
     figures,
     heads,
+    lookups,
     pareto,
     readings,
     retrieval,
@@ -344,6 +345,8 @@ FIGURES: dict[str, Callable[[Plotter], None]] = {
     "heads": heads.heads,
     "tuning": tuning.tuning,
     "pareto": pareto.pareto,
+    "lengths": lookups.lengths,
+    "slips": lookups.slips,
 }
 
 

@@ -66,12 +66,12 @@ def setting(key: str, value: Any) -> str:
     return f"{short}={value}"
 
 
-def default_settings(task: str) -> set[str]:
-    """What a run of a task is by default, each setting as in a variant; nothing for a task that has no file."""
+def default_settings(task: str, model: str | None = None) -> set[str]:
+    """What a run of a task, and a model, is by default, each setting as in a variant; nothing where none is known."""
     if task not in group_options("task"):
         return set()
     register()
     started = GlobalHydra.instance().is_initialized()  # by the command
     with contextlib.nullcontext() if started else initialize_config_dir(str(configs_dir()), version_base="1.3"):
-        config = compose("train", overrides=[f"task={task}"])
+        config = compose("train", overrides=[f"task={task}", *([f"model={model}"] if model else [])])
     return {setting(key, value) for key, value in flat_identity(OmegaConf.to_container(config, resolve=True)).items()}

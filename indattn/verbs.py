@@ -65,13 +65,14 @@ keys (all of them: indattn train --cfg job)
     ),
     "evaluate": Verb(
         "indattn.evaluation:run",
-        "score finished runs on other noise levels, kinds, test sets and corpora",
+        "score finished runs on other noise levels, kinds, lengths, test sets and corpora",
         """usage: indattn evaluate RUN [RUN ...] [KEY=VALUE ...]
 
 examples
   indattn evaluate results/runs/synthetic/indirect/noise-0.50/seed-0/1a2b3c4d
   indattn evaluate RUN noise=[0,0.25,0.5,0.75,1]          trained at one level, tested at five
   indattn evaluate RUN kind=[shift,shuffle] test_seed=[0,1,2] format=csv
+  indattn evaluate RUN n=[16,32,64,128]                   lookup: longer sequences than it was trained on
   indattn evaluate RUN data=tuxpaint                      retrieval: pictures of another kind
   indattn evaluate RUN data=human noise=0 skip=[0,-4,-8]  alignment: human speech, words less and less left out
 
@@ -97,7 +98,7 @@ once more, then listed.
 
 examples
   indattn reproduce noise_curve --dry-run                 the plan alone
-  indattn reproduce noise_curve                           250 runs
+  indattn reproduce noise_curve                           150 runs
   indattn reproduce alignment --profile full              75 runs, where the standard profile has 45
   indattn reproduce figure2 alignment profile=quick       much smaller sweeps, into results/quick
   indattn reproduce noise_curve seed=0,1 model=indirect,cross      part of it
@@ -159,12 +160,14 @@ figures
               against noise, cumulative shares of words, beside aligners without a network; by corpus where runs were
               evaluated on others
   spans       a recording, its words, and how their spans move through the layers; each layer's bias
-  ablations   runs that differ from indirect attention in one thing: differences paired by seed, steps to 0.9, and
-              scores under a context whose symbols were replaced
+  ablations   runs that differ from indirect, or from indirect_expected, in one thing: differences paired by seed,
+              steps to 0.9, and scores under a context whose symbols were replaced
   heads       how much of each head's scores is bias, and how much of the bias depends on the data
   tuning      no figure: the validation scores of runs that differ in learning rate or another choice, a table a task
   pareto      test scores against the operations of training, a panel a noise level; filled: no other model scores more
               for as few (tasks with at least two models)
+  lengths     of lookup: accuracy of sequences longer than trained on, of runs evaluated with n=[...]
+  slips       of lookup: accuracy under each way in which content slips (misalignment=...)
   (none named: every one that the runs allow)
 
 examples
@@ -186,7 +189,7 @@ keys
         where=FILTERS,
         words=(
             *("curves", "noise", "figure2", "readings", "figure3", "attention", "retrieval", "retrieved", "centres"),
-            *("alignment", "spans", "ablations", "heads", "tuning", "pareto"),
+            *("alignment", "spans", "ablations", "heads", "tuning", "pareto", "lengths", "slips"),
         ),
     ),
     "report": Verb(

@@ -189,6 +189,20 @@ def test_ablations_are_drawn_where_there_are_some(ablated, command, tmp_path):
     assert table["seeds"].tolist() == [5] * 5
 
 
+def test_parts_of_expected_centres_are_compared_with_these(write, command, tmp_path):
+    write([*AT, "model=indirect_expected"], {}, HIGH)
+    write([*AT, "model=indirect_expected"], {"model.shift_from": "mean"}, LOW)
+    write([*AT, "model=indirect_expected"], {"model.carried": True, "model.gate": "open"}, LOW)
+    write([*AT, "model=indirect"], {}, LOW)
+    changed = ablations.changes(run_table(find_runs(tmp_path)), "indirect_expected")
+    assert set(changed["change"]) == {ablations.BASE, "shift_from=mean", "indirect"}
+    assert ablations.summary(changed)["change"].tolist() == [ablations.BASE, "one shift for all queries", "indirect"]
+    code, out, error = command("plot", "ablations", f"results_dir={tmp_path}")
+    assert (code, error) == (0, "")
+    assert "ablations-indirect_expected-synthetic.png" in out
+    assert "ablations-synthetic" not in out
+
+
 def test_other_models_alone_are_no_ablation(ablated):
     assert ablations.changes(ablated[ablated["model"] == "standard"]).empty
     default = ablated[ablated["path"].isin(ablations.changes(ablated).query("change == @ablations.BASE")["path"])]

@@ -265,3 +265,31 @@ def test_show_in_an_empty_folder_says_so(command, tmp_path):
     assert (code, err) == (0, "")
     assert "no run" in out
     assert os.listdir(tmp_path) == []
+
+
+# Other lengths -------------------------------------------------------------------------------------------------
+
+LOOKUP = ["task=lookup", "task.n=4", "task.asked=2", "task.symbols=12", "task.room=4", "task.queries=7"]
+
+
+def test_another_length_is_scored_by_the_same_weights(tmp_path):
+    with initialize_config_dir(str(configs_dir()), version_base="1.3"):
+        config = compose_config("train", overrides=[*LOOKUP, *TINY, "noise=1", "model=indirect_expected"])
+    config.results_dir = str(tmp_path)
+    train(config)
+    run = Run(next(tmp_path.glob("runs/lookup/*/*/*/*")))
+    rows = evaluate(run, None, None, [0], CPU, lengths=[None, 4, 9])
+    assert [row.get("n") for row in rows] == [None, 4, 9]
+    assert rows[1]["accuracy"] == rows[0]["accuracy"] == run.result()["test"]["accuracy"]
+    config.task.n = 9
+    longer = build_task(config)
+    split = longer.split("test", build_misalignment(config, longer))
+    scores = longer.score(load_model(run, longer, config), split, CPU)
+    assert rows[2]["loss"] == scores.loss
+    assert rows[2]["chance"] == longer.chance()
+    assert sorted(e.get("n", 0) for e in run.evaluations()) == [0, 4, 9]
+
+
+def test_a_model_of_one_length_is_not_asked_for_others(runs):
+    with pytest.raises(UserError, match="n=8: models of task synthetic read the length alone"):
+        evaluate(runs[0], None, None, [0], CPU, lengths=[8])

@@ -33,8 +33,9 @@ from indattn.attention.functional import (
     offsets,
 )
 from indattn.attention.layers import AttentionOutput, IndirectAttention
+from indattn.attention.own_centres import own_centres_attention
 from indattn.attention.pieces import Pieces
-from indattn.attention.table import reads_pieces, short_table_attention, table_attention
+from indattn.attention.table import reads_pieces, table_attention
 
 __all__ = ["CHOICES", "ExpectedAttention", "expected_centres"]
 
@@ -42,8 +43,9 @@ __all__ = ["CHOICES", "ExpectedAttention", "expected_centres"]
 CHOICES = {
     "centres_of": ("head", "all"),
     "gate": ("learned", "open", "closed"),
-    "shift_from": ("query", "output", "none"),
+    "shift_from": ("query", "mean", "output", "none"),
     "pointer": ("plain", "tempered"),
+    "rate": ("one", "learned"),
 }
 
 
@@ -72,10 +74,11 @@ class ExpectedAttention(IndirectAttention):
         centres_of: ``head`` (each head has centres of its own) or ``all`` (a learned mean of them).
         gate: ``learned``, from one half; ``open`` (gamma = 0, content scores count whole in the second pass) or
             ``closed`` (gamma = 1, only the bias counts).
-        shift_from: what g reads: the layer's ``query``, the ``output`` that the content weights alone would give, or
-            ``none``.
+        shift_from: what g reads: the layer's ``query``, the ``mean`` of all its queries (which then share a shift), the
+            ``output`` that the content weights alone would give, or ``none``.
         shift_scale: s, in tokens.
         pointer: ``plain``, or ``tempered``: the content scores of the first pass have a learned factor of their own.
+        rate: tokens of content for a token of context: ``one``, or a ``learned`` factor a head on the expected key.
         carried: whether centres start from those of the layer before, drawn to the expected keys by a learned part.
         detach_centres: stop gradients from the second pass to the expected keys.
         centres_per_head: K shifts and centres; f is then ``log mean_k exp f(j - c_ik)``.
@@ -95,6 +98,7 @@ class ExpectedAttention(IndirectAttention):
         shift_from: str = "query",
         shift_scale: float = 4.0,
         pointer: str = "plain",
+        rate: str = "one",
         carried: bool = False,
         detach_centres: bool = False,
         centres_per_head: int = 1,
@@ -106,6 +110,7 @@ class ExpectedAttention(IndirectAttention):
             ("gate", gate),
             ("shift_from", shift_from),
             ("pointer", pointer),
+            ("rate", rate),
         ):
             if value not in CHOICES[name]:
                 raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}")
@@ -127,6 +132,7 @@ class ExpectedAttention(IndirectAttention):
 
         self.gate = zeros(num_heads) if gate == "learned" else None
         self.temper = zeros(num_heads) if pointer == "tempered" else None
+        self.rate = nn.Parameter(torch.ones(num_heads, **factory)) if rate == "learned" else None
         self.mixture = zeros(num_heads) if centres_of == "all" else None
         self.follow = zeros(num_heads) if carried else None
         self.shift: nn.Linear | None = None
@@ -231,13 +237,17 @@ class ExpectedAttention(IndirectAttention):
         expected = found[..., -1] if of_output else found[..., 0]
         if self.detach_centres:
             expected = expected.detach()
+        if self.rate is not None:
+            expected = expected * self.rate.to(dtype)[:, None]
         if self.follow is not None:
             if before is None:
                 before = torch.arange(q.shape[-2], device=q.device, dtype=dtype).expand_as(expected)
             expected = torch.lerp(before.to(dtype), expected, self.follow.sigmoid().to(dtype)[:, None])
         around = expected.unsqueeze(-1)
         if self.shift is not None:
-            seen = found[..., :-1].transpose(1, 2).flatten(2).to(query.dtype) if of_output else query
+            seen = query.mean(1, keepdim=True) if self.shift_from == "mean" else query
+            if of_output:
+                seen = found[..., :-1].transpose(1, 2).flatten(2).to(query.dtype)
             shift = self.shift(seen).to(dtype).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             around = around + self.shift_scale * shift
         if self.mixture is not None:
@@ -266,27 +276,24 @@ class ExpectedAttention(IndirectAttention):
         return torch.addcmul(intercept, slope, offset)
 
     def _by_table(self, q: Tensor, k: Tensor, v: Tensor, centres: Tensor, mask: Tensor | None) -> Tensor:
-        """The second pass with the paper's f, a head after the other: each has centres of its own."""
+        """The second pass with the paper's f; over many values a head after the other."""
         assert isinstance(self.bias, MLPBias)
         forbidden = None
         if mask is not None:
             forbidden = (mask == -torch.inf).all(dim=-1, keepdim=True)
             mask = mask.masked_fill(forbidden, 0.0)
         scale = 1 / math.sqrt(q.shape[-1])
-        short = reads_pieces(v.shape[2])
-        pieces = self.bias.pieces() if short else None
-        slope, start, out, shift = self.bias.parameters_per_token()
-        heads = []
-        for h in range(self.num_heads):
-            one = slice(h, h + 1)
-            own = None if mask is None else mask[:, one] if mask.shape[1] > 1 else mask
-            parts = q[:, one], k[:, one], v[:, one], centres[:, h]
-            if pieces is not None:
-                lines = Pieces(pieces.kinks, pieces.lines.unflatten(0, (2, -1))[:, h])
-                heads.append(short_table_attention(*parts, lines, own, scale))
-            else:
+        if reads_pieces(v.shape[2]):
+            output = own_centres_attention(q, k, v, centres, self.bias.pieces(), mask, scale)
+        else:
+            slope, start, out, shift = self.bias.parameters_per_token()
+            heads = []
+            for h in range(self.num_heads):
+                one = slice(h, h + 1)
+                own = None if mask is None else mask[:, one] if mask.shape[1] > 1 else mask
+                parts = q[:, one], k[:, one], v[:, one], centres[:, h]
                 heads.append(table_attention(*parts, slope, start, out[one], shift[one], own, scale))
-        output = torch.cat(heads, 1)
+            output = torch.cat(heads, 1)
         return output if forbidden is None else output.masked_fill(forbidden, 0.0)
 
     def _own_head(self, made: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class ExpectedConfig(ModelConfig):
     """Choices of a model with expected centres, beside those of every model.
 
     Attributes:
-        centres_of, gate, shift_from, shift_scale, pointer, carried, centres_per_head: of
+        centres_of, gate, shift_from, shift_scale, pointer, rate, carried, centres_per_head: of
             :class:`~indattn.attention.expected.ExpectedAttention`.
     """
 
@@ -30,6 +30,7 @@ class ExpectedConfig(ModelConfig):
     shift_from: str = "query"
     shift_scale: float = 4.0
     pointer: str = "plain"
+    rate: str = "one"
     carried: bool = False
     centres_per_head: int = 1
 
@@ -73,6 +74,7 @@ class ExpectedLayer(DecoderLayer):
             shift_from=config.shift_from,
             shift_scale=config.shift_scale,
             pointer=config.pointer,
+            rate=config.rate,
             carried=config.carried,
             centres_per_head=config.centres_per_head,
         )

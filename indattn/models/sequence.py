@@ -31,6 +31,10 @@ class TaskSide(Protocol):
     def content_length(self) -> int:
         """Tokens of the content."""
 
+    @property
+    def num_queries(self) -> int:
+        """Queries where ``model.queries`` is null."""
+
     def encoders(self, width: int) -> tuple[nn.Module, nn.Module]:
         """From a batch to context and content features."""
 
@@ -61,7 +65,7 @@ class SequenceModel(Model):
         super().__init__(task, config)
         if config.width % config.heads:
             raise UserError(f"model.heads={config.heads} does not divide model.width={config.width}")
-        self.num_queries = task.content_length if config.queries is None else config.queries
+        self.num_queries = task.num_queries if config.queries is None else config.queries
         if not task.scored_queries <= self.num_queries <= task.content_length:
             raise UserError(
                 f"model.queries={self.num_queries}: must be from {task.scored_queries} (the outputs that are scored) "

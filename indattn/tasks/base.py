@@ -192,6 +192,9 @@ class SequenceTask(Task):
     validation_size: int = 500
     test_size: int = 2000
 
+    #: Whether a model of the task reads sequences of any length, which the field ``n`` says.
+    any_length: ClassVar[bool] = False
+
     # What a subclass declares --------------------------------------------------------------------------------
 
     @property
@@ -213,6 +216,11 @@ class SequenceTask(Task):
     @abc.abstractmethod
     def scored_queries(self) -> int:
         """How many of the first queries :meth:`readout` needs."""
+
+    @property
+    def num_queries(self) -> int:
+        """Queries of a model that is not told how many: one a token of the content."""
+        return self.content_length
 
     @property
     @abc.abstractmethod
