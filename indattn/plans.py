@@ -41,7 +41,7 @@ class PlanConfig:
         in_all: profiles whose `indattn reproduce all` has it; ``[]``: none.
         weights: whether its results are made from weights, which the record does not have.
         prepare: commands before the runs, without the word indattn.
-        evaluate: keys ``kind`` and ``noise``, both lists, of an `indattn evaluate` of those runs that are in folders
+        evaluate: keys ``kind``, ``noise`` and ``n``, lists, of an `indattn evaluate` of those runs that are in folders
             and lack it; it becomes part of their record.
         results: commands after them: tables and figures. ``{runs}`` becomes the experiment's runs.
         sweeps: axes laid over those of ``hydra.sweeper.params``, a sweep each; the runs are those of all sweeps.
@@ -107,10 +107,10 @@ class Experiment:
 
     def not_evaluated(self) -> list[Run]:
         """Runs that are in folders and lack an evaluation that the plan asks for."""
-        keys = ("kind", "noise")
-        asked = set(itertools.product(*(self.plan.evaluate.get(key, []) for key in keys)))
+        keys = tuple(self.plan.evaluate)
+        asked = set(itertools.product(*self.plan.evaluate.values())) if keys else set()
         runs = [member.run for member in self.members if member.run.done] if asked else []
-        return [run for run in runs if asked - {tuple(e[key] for key in keys) for e in run.evaluations()}]
+        return [run for run in runs if asked - {tuple(e.get(key) for key in keys) for e in run.evaluations()}]
 
     def missing(self, fresh: bool = False) -> list[Member]:
         """Runs that are neither there nor recorded; of a ``fresh`` look, those made by other code too."""

@@ -32,6 +32,7 @@ OTHERS = (
     "indirect_gaussian",
     "indirect_fourier",
     "indirect_expected",
+    "indirect_expected_shared",
     "cross_moving",
     "cross_expected",
     "phone_classifier",
