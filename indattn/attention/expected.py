@@ -161,7 +161,8 @@ class ExpectedAttention(IndirectAttention):
 
         Args:
             query, context, content, key_padding_mask, attn_mask, need_weights: as there.
-            centres: ``(B, H, m)`` of the layer before, if they are carried; ``None`` means ``c_i = i``.
+            centres: ``(B, H, m)`` of the layer before, or ``(B, m)`` of all heads, if they are carried; ``None`` means
+                ``c_i = i``.
             pieces: not used.
 
         Returns:
@@ -241,7 +242,8 @@ class ExpectedAttention(IndirectAttention):
             expected = expected * self.rate.to(dtype)[:, None]
         if self.follow is not None:
             if before is None:
-                before = torch.arange(q.shape[-2], device=q.device, dtype=dtype).expand_as(expected)
+                before = torch.arange(q.shape[-2], device=q.device, dtype=dtype).expand(q.shape[0], -1)
+            before = before if before.dim() == 3 else before.unsqueeze(1).expand_as(expected)
             expected = torch.lerp(before.to(dtype), expected, self.follow.sigmoid().to(dtype)[:, None])
         around = expected.unsqueeze(-1)
         if self.shift is not None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from indattn.attention import BoxBias, IndirectAttention
 
-__all__ = ["PairAttention", "pair_product"]
+__all__ = ["PairAttention", "pair_product", "softmax_over_pairs"]
 
 
 class PairAttention(IndirectAttention):
@@ -46,7 +46,7 @@ class PairAttention(IndirectAttention):
                 for f in (across.unsqueeze(-2), down.unsqueeze(-1)):
                     cells = cells.add_(f.unflatten(0, centres.shape[:2]))
                 scores = cells.flatten(-2)
-            weights = _softmax(scores)
+            weights = softmax_over_pairs(scores)
         read = pair_product(F.dropout(weights, self.dropout, self.training), self._split(self.v_proj(values)))
         output = self.out_proj(read.movedim(-3, -2).flatten(-2))
         if self.centre_update is not None and centres is not None:
@@ -92,7 +92,7 @@ def _back(x: Tensor, order: Sequence[int]) -> Tensor:
     return x.permute(*(order.index(dim) for dim in range(x.dim())))
 
 
-def _softmax(scores: Tensor) -> Tensor:
+def softmax_over_pairs(scores: Tensor) -> Tensor:
     """Softmax over the last dimension, in the order in which the others lie in memory: nothing is copied before it."""
     order = (*sorted(range(scores.dim() - 1), key=scores.stride, reverse=True), scores.dim() - 1)
     return _back(scores.permute(order).softmax(-1), order)

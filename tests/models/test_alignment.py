@@ -12,6 +12,7 @@ from indattn.tasks.speech_text_alignment import SpeechTextAlignment
 from indattn.tasks.utterances import as_batch, cut
 
 MODELS = ["standard", "indirect", "cross", "cross_moving", "cross_expected"]
+MODELS += ["indirect_expected", "indirect_expected_carried"]
 SMALL = ["model.width=16", "model.heads=2", "model.layers=2", "model.ffn=16", "model.bias_hidden=8"]
 
 

@@ -14,7 +14,8 @@ from indattn.attention import BoxBias, CentreUpdate, IndirectAttention
 from indattn.errors import UserError
 from indattn.models.matching import count_parameters, match_parameters
 from indattn.models.pair_attention import PairAttention, pair_product
-from indattn.models.pairs import Cross, Dual, Fusion, Misaligned, PairConfig
+from indattn.models.pairs import Cross, Dual, Fusion, Misaligned
+from indattn.models.pairs_expected import Expected
 
 WIDTH = 8
 CELLS = 12
@@ -64,6 +65,8 @@ KINDS = {
     "cross": (Cross, {"bias": "none"}),
     "fusion": (Fusion, {"bias": "none"}),
     "fusion with f": (Fusion, {}),
+    "expected": (Expected, {}),
+    "expected carried": (Expected, {"carried": True, "gate": "closed"}),
 }
 
 
@@ -71,7 +74,7 @@ def build(kind, **options):
     model_class, own = KINDS[kind]
     small = {"layers": 2, "heads": 2, "width": WIDTH, "ffn": 16, "bias_hidden": 4, "offset_scale": 1.0, "queries": 4,
              "self_attention": False, "embedding": 16}  # fmt: skip
-    config = PairConfig(**{**small, **own, **options})
+    config = model_class.config_class(**{**small, **own, **options})
     config.check()
     torch.manual_seed(2)
     model = model_class(Side(), config).double().eval()
@@ -326,7 +329,9 @@ def test_every_model_has_the_reference_s_parameters(self_attention):
     side = Side((7, 7), (384, 1472))
     counts = {}
     for kind, (model_class, own) in KINDS.items():
-        config = PairConfig(layers=2, width=64, ffn=64, bias_hidden=16, self_attention=self_attention, **own)
+        config = model_class.config_class(
+            layers=2, width=64, ffn=64, bias_hidden=16, self_attention=self_attention, **own
+        )
         with torch.device("meta"):
             counts[kind] = count_parameters(model_class(side, match_parameters(model_class, side, config)))
     assert max(counts.values()) / min(counts.values()) <= 1.02, counts

@@ -31,7 +31,6 @@ OTHERS = (
     "double_cross",
     "indirect_gaussian",
     "indirect_fourier",
-    "indirect_expected",
     "indirect_expected_shared",
     "cross_moving",
     "cross_expected",

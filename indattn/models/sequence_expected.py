@@ -1,4 +1,4 @@
-"""The models whose centres are where the keys are expected (:mod:`indattn.attention.expected`)."""
+"""Models over sequences whose centres are where the keys are expected (:mod:`indattn.attention.expected`)."""
 
 from __future__ import annotations
 
