@@ -39,9 +39,9 @@ def run(config: DictConfig) -> None:
     if config.verdict not in (None, *VERDICTS):
         raise UserError(f"verdict={config.verdict}: must be {', '.join(VERDICTS)}{nearest(config.verdict, VERDICTS)}")
     experiments = {statement.experiment for statement in statements.values()}
-    if config.experiment is not None and config.experiment not in experiments:
-        near = nearest(str(config.experiment), experiments, 20)
-        raise UserError(f"experiment={config.experiment}: decides no claim{near}")
+    if config.by is not None and config.by not in experiments:
+        near = nearest(str(config.by), experiments, 20)
+        raise UserError(f"by={config.by}: decides no claim{near}")
     if config.profile not in ("full", "quick"):
         raise UserError(f"profile={config.profile}: must be full or quick")
     check_format(config.format)
@@ -57,7 +57,7 @@ def run(config: DictConfig) -> None:
         for entry in ledger.claims
         if (not names or entry.name in names)
         and config.verdict in (None, entry.verdict)
-        and config.experiment in (None, entry.experiment)
+        and config.by in (None, entry.experiment)
     ]
     if config.format != "table":
         print_table([_row(entry, exact=True) for entry in chosen], COLUMNS, config.format)

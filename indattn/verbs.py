@@ -129,10 +129,10 @@ examples
   indattn claims                                  a line each
   indattn claims lemma_2 gamma_as_printed         all there is to say of two
   indattn claims verdict=undecided                what is not settled, and what would settle it
-  indattn claims experiment=figure2 --format csv
+  indattn claims by=figure2 --format csv          those that an experiment decides
 
 keys
-  verdict=holds|fails|undecided  experiment=NAME  profile=full|quick  format=table|csv|json  results_dir=results
+  verdict=holds|fails|undecided  by=EXPERIMENT  profile=full|quick  format=table|csv|json  results_dir=results
 
 A claim of your own is an entry of a file claims/NAME.yaml in a folder given by --config-dir, or in your package.""",
         "name",

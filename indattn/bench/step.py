@@ -22,7 +22,7 @@ from indattn.tasks.base import to_device
 
 __all__ = ["TrainingStep", "bench_profile", "bench_step", "named_models", "with_model"]
 
-MODELS = ("standard", "indirect", "cross", "double_cross", "fusion")
+MODELS = ("standard", "indirect", "indirect_expected", "cross", "double_cross", "fusion")
 
 
 class TrainingStep:
