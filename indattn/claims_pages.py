@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
-from indattn.claims import judge, load_statements
+from indattn.claims import Statement, judge, load_statements
+from indattn.config import check_seed
 from indattn.errors import UserError, nearest
 from indattn.evidence import Evidence
 from indattn.ledger import LEDGER, VERDICTS, Entry, load_ledger, save_ledger
@@ -46,25 +48,64 @@ def run(config: DictConfig) -> None:
         raise UserError(f"profile={config.profile}: must be full or quick")
     check_format(config.format)
     tree = _results_dir(config)
+    if config.seed is not None:
+        _on_other_seeds(config, tree, statements, names)
+        return
     ledger = judge(statements, Evidence(tree, config.profile), load_ledger(tree) if (tree / LEDGER).is_file() else None)
     save_ledger(tree, ledger)
     with atomic(tree / "tables" / "claims.csv") as file:
         pd.DataFrame([_row(entry, exact=True) for entry in ledger.claims]).to_csv(
             file, index=False, lineterminator="\n"
         )
-    chosen = [
-        entry
-        for entry in ledger.claims
-        if (not names or entry.name in names)
-        and config.verdict in (None, entry.verdict)
-        and config.by in (None, entry.experiment)
-    ]
+    chosen = [entry for entry in ledger.claims if _is_chosen(entry, config, names)]
     if config.format != "table":
         print_table([_row(entry, exact=True) for entry in chosen], COLUMNS, config.format)
     elif names:
         print("\n\n".join(_page(entry) for entry in chosen))
     else:
         _list(chosen)
+
+
+def _is_chosen(entry: Entry, config: DictConfig, names: Sequence[str]) -> bool:
+    return (
+        (not names or entry.name in names)
+        and config.verdict in (None, entry.verdict)
+        and config.by in (None, entry.experiment)
+    )
+
+
+def _on_other_seeds(config: DictConfig, tree: Path, statements: Mapping[str, Statement], names: Sequence[str]) -> None:
+    """Print the verdicts on claims by seeds beside those on the same claims by others; nothing is written."""
+    if not isinstance(config.seed, ListConfig) or not config.seed:
+        raise UserError(f"seed={config.seed}: must be a list, as seed=[10,11,12,13,14,15,16,17,18,19]")
+    for seed in config.seed:
+        check_seed(seed)
+    of_seeds = {n: s for n, s in statements.items() if s.rule.table is None and s.rule.statistic == "mean"}
+    own, other = (judge(of_seeds, Evidence(tree, config.profile, seeds)).claims for seeds in ((), list(config.seed)))
+    rows = [
+        {
+            "claim": entry.name,
+            "verdict": entry.verdict,
+            "effect": _short(entry.effect),
+            "on these seeds": again.verdict,
+            "their effect": _short(again.effect),
+            "their interval": _interval(again),
+            "of": entry.unit,
+            "seeds": again.seeds,
+        }
+        for entry, again in zip(own, other, strict=True)
+        if again.seeds and _is_chosen(entry, config, names)
+    ]
+    if not rows:
+        raise UserError(f"seed={list(config.seed)}: no claim has runs of these seeds; indattn reproduce makes them")
+    print_table(rows, list(rows[0]), config.format)
+    if config.format == "table":
+        decided = [row for row in rows if row["verdict"] != "undecided"]
+        same = sum(row["verdict"] == row["on these seeds"] for row in decided)
+        against = sum({row["verdict"], row["on these seeds"]} == {"holds", "fails"} for row in decided)
+        print(
+            f"\n{len(decided)} of these claims are decided; on these seeds {same} are so too, {against} the other way."
+        )
 
 
 def _results_dir(config: DictConfig) -> Path:

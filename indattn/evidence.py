@@ -95,10 +95,14 @@ class Evidence:
     Args:
         results_dir: the tree.
         profile: of the experiments, ``full`` or ``quick``.
+        seeds: in place of the experiments' own.
     """
 
-    def __init__(self, results_dir: Path, profile: str = "full") -> None:
+    def __init__(self, results_dir: Path, profile: str = "full", seeds: Sequence[int] = ()) -> None:
         self.results_dir, self.profile = results_dir, profile
+        self.overrides = [f"results_dir={results_dir}"]
+        if seeds:
+            self.overrides.append("seed=" + ",".join(map(str, seeds)))
         self._experiments: dict[str, Experiment] = {}
         self._rows: dict[Member, dict[str, Any]] = {}
 
@@ -140,7 +144,7 @@ class Evidence:
     def _experiment(self, claim: str, name: str) -> Experiment:
         if name not in self._experiments:
             try:
-                self._experiments[name] = load_experiment(name, self.profile, [f"results_dir={self.results_dir}"])
+                self._experiments[name] = load_experiment(name, self.profile, self.overrides)
             except UserError as error:
                 raise UserError(f"claim {claim}: {error}") from error
         return self._experiments[name]

@@ -130,9 +130,11 @@ examples
   indattn claims lemma_2 gamma_as_printed         all there is to say of two
   indattn claims verdict=undecided                what is not settled, and what would settle it
   indattn claims by=figure2 --format csv          those that an experiment decides
+  indattn claims by=noise_curve seed=[10,11,12,13,14,15,16,17,18,19]     the same by runs of other seeds, beside these
 
 keys
-  verdict=holds|fails|undecided  by=EXPERIMENT  profile=full|quick  format=table|csv|json  results_dir=results
+  verdict=holds|fails|undecided  by=EXPERIMENT  seed=[...]  profile=full|quick  format=table|csv|json
+  results_dir=results
 
 A claim of your own is an entry of a file claims/NAME.yaml in a folder given by --config-dir, or in your package.""",
         "name",

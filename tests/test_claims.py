@@ -283,6 +283,14 @@ def test_a_rule_that_asks_for_what_is_not_there_is_refused(tmp_path, made, line)
     assert line in str(error.value)
 
 
+def test_other_seeds_stand_in_for_the_experiment_s(tmp_path):
+    first, again = Evidence(tmp_path), Evidence(tmp_path, seeds=range(10, 20))
+    finish(first, ahead(0.2))
+    finish(again, ahead(-0.2), seeds=range(10, 20))
+    words = [judge({"a": statement(**BETTER)}, evidence).claims[0] for evidence in (first, again)]
+    assert [(entry.verdict, entry.seeds) for entry in words] == [("holds", 10), ("fails", 10)]
+
+
 def test_a_rule_reads_as_a_sentence():
     words = in_words(statement(**BETTER, margin=0.05).rule, "noise_curve", 3)
     assert words.startswith(

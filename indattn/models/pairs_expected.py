@@ -129,7 +129,7 @@ class ExpectedPairLayer(PairLayer):
 class Expected(Misaligned):
     """The late block with keys from the text and values from the picture, around where the keys are expected."""
 
-    config_class: ClassVar[type[ModelConfig]] = ExpectedPairConfig
+    config_class: ClassVar[type[PairConfig]] = ExpectedPairConfig
 
     def __init__(self, task: PairSide, config: Any) -> None:
         super().__init__(task, config)
