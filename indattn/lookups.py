@@ -81,8 +81,7 @@ def _summary(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     for key, of in rows.groupby(keys, sort=True):
         interval = mean_interval(of["accuracy"].tolist())
         scores = {"seeds": interval.count, "accuracy": interval.mean, "low": interval.low, "high": interval.high}
-        steps = {"chance": of["chance"].iloc[0]}
-        made.append({**dict(zip(keys, key, strict=True)), **scores, **steps})
+        made.append({**dict(zip(keys, key, strict=True)), **scores, "chance": of["chance"].iloc[0]})
     return pd.DataFrame(made)
 
 
