@@ -53,6 +53,7 @@ STYLES = {
     "indirect_fourier": ("#000000", "X", (0, (1, 1.2))),
     "indirect_expected": ("#332288", "*", (0, (3, 1))),
     "indirect_expected_shared": ("#117733", "p", (0, (4, 1, 1, 1))),
+    "indirect_expected_carried": ("#AA4499", "d", (0, (2, 1))),
     # Of pairs; controls are grey.
     "dual": ("#000000", "X", (0, (4, 2))),
     "dual_small_loss": ("#56B4E9", "P", (0, (6, 2))),
@@ -68,7 +69,7 @@ STYLES = {
 SPARE: list[tuple[str, str, Any]] = [
     (colour, marker, line)
     for colour, marker, line in zip(
-        ("#882255", "#44AA99", "#999933") * 4, "<>pd12348H|.", ("-", "--", "-.", ":") * 3, strict=True
+        ("#882255", "#44AA99", "#999933") * 4, "<>x12348H|.+", ("-", "--", "-.", ":") * 3, strict=True
     )
 ]
 LINES: dict[Any, Any] = {
