@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
+from indattn.errors import UserError
 from indattn.figures import LINES
 from indattn.readings import LEAST, sign
 from indattn.runs import Run
@@ -77,12 +79,15 @@ def ablations(plotter: Plotter) -> None:
 def changes(runs: pd.DataFrame, of: str = "indirect") -> pd.DataFrame:
     """Runs of a model and those that differ from it in one thing, which ``change`` names; else none.
 
-    One thing is one setting of the model, or another model whose settings, as far as it has them, are otherwise the
-    same. Task, misalignment and training must be the same.
+    One thing is one setting of the model, or another model whose settings are its own defaults, but for those that the
+    base has too. Task, misalignment and training must be the same.
 
     Args:
         runs: rows of :func:`indattn.plot.run_table` of one task and level.
         of: the model, of :data:`BASES`.
+
+    Raises:
+        UserError: if a change has two runs of one seed.
     """
     flat = [flat_identity(OmegaConf.to_container(Run(Path(path)).config(), resolve=True)) for path in runs["path"]]
     models = [{k.removeprefix("model."): v for k, v in one.items() if k.startswith("model.")} for one in flat]
@@ -90,7 +95,8 @@ def changes(runs: pd.DataFrame, of: str = "indirect") -> pd.DataFrame:
     ours = [i for i, name in enumerate(runs["model"]) if name == of]
     if not ours:
         return pd.DataFrame()
-    default = default_settings(str(runs["task"].iloc[0]), of)
+    task = str(runs["task"].iloc[0])
+    default = default_settings(task, of)
 
     def far(i: int) -> tuple[int, int, str]:
         """How far a run is from the defaults; of equals the commonest is nearest."""
@@ -100,6 +106,15 @@ def changes(runs: pd.DataFrame, of: str = "indirect") -> pd.DataFrame:
 
     base = min(ours, key=far)
     varied = {k for i in ours for k in models[i] if models[i][k] != models[base].get(k)}
+    shared = {setting(key, value) for key, value in flat[base].items()}
+
+    defaults = functools.cache(functools.partial(default_settings, task))
+
+    def own_settings(i: int) -> set[str]:
+        """Settings of another model that are not its defaults; its roles name the change."""
+        kept = {setting(k, v) for k, v in flat[i].items() if k.startswith("model.") and k != "model.roles"}
+        return kept - defaults(str(runs["model"].iloc[i]))
+
     chosen, named = [], []
     for i, name in enumerate(runs["model"]):
         differing = {k for k in models[i].keys() | models[base].keys() if models[i].get(k) != models[base].get(k)}
@@ -107,13 +122,16 @@ def changes(runs: pd.DataFrame, of: str = "indirect") -> pd.DataFrame:
             continue
         if name == of and len(differing) <= 1:
             change = next((setting(key, models[i][key]) for key in differing), BASE)
-        elif name != of and not differing & varied & models[i].keys():
+        elif name != of and not differing & varied & models[i].keys() and own_settings(i) <= shared:
             change = _assigned(models[i]["roles"]) if "roles" in models[i] else str(name)
         else:
             continue
         chosen.append(i)
         named.append(change)
     table = runs.iloc[chosen].assign(change=named)
+    if (twice := table.duplicated(["change", "seed"])).any():
+        row = table[twice].iloc[0]
+        raise UserError(f"ablations of {of} on {task}: two runs of seed {row['seed']} are {called(row['change'])}")
     own = set(table["change"][table["model"].isin((of, "assigned"))])
     return table if len(own) > 1 else pd.DataFrame()  # other models alone are no ablation
 
@@ -145,7 +163,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     Args:
         runs: :func:`changes`.
     """
-    scores = {str(change): of.drop_duplicates("seed").set_index("seed") for change, of in runs.groupby("change")}
+    scores = {str(change): of.set_index("seed") for change, of in runs.groupby("change")}
 
     rows = []
     for change in sorted(scores, key=_place):

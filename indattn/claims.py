@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from indattn.config import section
 from indattn.errors import UserError, nearest
@@ -52,8 +54,16 @@ class Statement:
 
     @property
     def hash(self) -> str:
-        """Of everything that can change the verdict; wording is not part of it."""
-        content = json.dumps({"experiment": self.experiment, **asdict(self.rule)}, sort_keys=True)
+        """Of rule and experiment; wording is not part of it.
+
+        How many runs the experiment has, and for how many claims p-values are corrected, stands beside it in the
+        ledger's history. That rows are pooled changes no verdict, it permits one.
+        """
+        rule = asdict(self.rule)
+        del rule["pool"]
+        if rule["least"] == 1:
+            del rule["least"]
+        content = json.dumps({"experiment": self.experiment, **rule}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
@@ -70,7 +80,10 @@ def load_statements() -> dict[str, Statement]:
     """
     found: dict[str, Statement] = {}
     for file in sorted(path for tree in trees() for path in (tree / "claims").glob("*.yaml")):
-        common: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+        try:
+            common: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+        except (YAMLError, OmegaConfBaseException, OSError) as error:
+            raise UserError(f"{file}: {' '.join(str(error).split())}") from error
         claims = common.pop("claims", None) if isinstance(common, dict) else None
         if not isinstance(claims, dict) or not all(isinstance(own, dict) for own in claims.values()):
             raise UserError(f"{file}: has no section claims, of sections")
@@ -105,6 +118,8 @@ def _check(statement: Statement, where: str) -> None:
         rule.within is not None and rule.expected is None and not rule.is_ratio
     ):
         raise UserError(f"{where}: rule.within goes with rule.expected, or with the ratio of better and worse")
+    if rule.within is not None and rule.statistic == "mean":
+        raise UserError(f"{where}: rule.within goes with rule.statistic=every")
     if rule.is_ratio and rule.within is None and not rule.margin > 0:
         raise UserError(f"{where}: rule.margin={rule.margin}: must be positive, of a ratio")
 
@@ -149,15 +164,17 @@ def judge(
             decisions[name] = _in_every(statement.rule, observed[name])
     for family in families.values():
         verdicts = decide([_as_claim(statements[name].rule, observed[name]) for name in family], LEVEL)
-        decisions |= {name: _of_mean(statements[name].rule, v) for name, v in zip(family, verdicts, strict=True)}
+        for name, verdict in zip(family, verdicts, strict=True):
+            decisions[name] = _of_mean(statements[name].rule, observed[name], verdict)
     today = today or datetime.date.today().isoformat()
     history = {name: list(rules) for name, rules in (before.history if before else {}).items()}
     entries = []
     for name, statement in statements.items():
         rules = history.setdefault(name, [])
-        if not rules or rules[-1]["hash"] != statement.hash:
-            rules.append({"hash": statement.hash, "since": today, "runs": observed[name].there})
-        size = len(families.get(statement.experiment, ()))
+        size = len(families[statement.experiment]) if statement.rule.statistic == "mean" else 1
+        applied = {"hash": statement.hash, "asks": observed[name].wanted, "family": size}
+        if not rules or any(rules[-1][key] != value for key, value in applied.items()):
+            rules.append({**applied, "since": today, "runs": observed[name].there})
         entries.append(_entry(name, statement, observed[name], decisions[name], rules, size, evidence.profile))
     return Ledger(evidence.profile, entries, history)
 
@@ -176,14 +193,15 @@ def _as_claim(rule: Rule, observed: Observed) -> Claim:
     return Claim(values, margin)
 
 
-def _of_mean(rule: Rule, verdict: Verdict) -> _Decision:
+def _of_mean(rule: Rule, observed: Observed, verdict: Verdict) -> _Decision:
     if not verdict.interval.count:
         return _Decision(verdict.word)
     sign = 1.0 if rule.higher else -1.0
     ends = sorted(sign * end for end in (verdict.interval.low, verdict.interval.high))
     p = {"holds": verdict.p_holds, "fails": verdict.p_fails}.get(verdict.word, min(verdict.p_holds, verdict.p_fails))
     effect, low, high = (_number(_told(rule, value)) for value in (sign * verdict.interval.mean, *ends))
-    return _Decision(verdict.word, effect, low, high, _number(p), verdict.seeds, _number(verdict.smallest))
+    word = _standing(rule, observed, verdict.word)
+    return _Decision(word, effect, low, high, _number(p), verdict.seeds, _number(verdict.smallest))
 
 
 def _in_every(rule: Rule, observed: Observed) -> _Decision:
@@ -194,7 +212,15 @@ def _in_every(rule: Rule, observed: Observed) -> _Decision:
     word, z = decide_every(values, [point.error for point in points], margin, LEVEL)
     far = _farthest(rule, points)
     effect, low, high = (_number(_told(rule, far.value + side * z * far.error)) for side in (0, -1, 1))
-    return _Decision(word, effect, low, high)
+    return _Decision(_standing(rule, observed, word) if len(points) >= rule.least else "undecided", effect, low, high)
+
+
+def _standing(rule: Rule, observed: Observed, word: str) -> str:
+    """The verdict, unless values that are only known from one side could turn it."""
+    below = any(point.at_most for point in observed.points)
+    above = any(point.at_least for point in observed.points)
+    against = {"holds": (above, below)[rule.higher], "fails": (below, above)[rule.higher]}
+    return "undecided" if against.get(word) or (rule.within is not None and (below or above)) else word
 
 
 def _farthest(rule: Rule, points: Sequence[Observation]) -> Observation:
@@ -226,7 +252,7 @@ def _entry(
         rule_hash=statement.hash,
         rule_since=then["since"],
         rule_runs_then=then["runs"],
-        rule_changed_after_data=any(earlier["runs"] > 0 for earlier in rules[:-1]),
+        rule_changed_after_data=any(later["runs"] > 0 for later in rules[1:]),
         verdict=word,
         effect=decision.effect,
         low=decision.low,
@@ -286,7 +312,8 @@ def in_words(rule: Rule, experiment: str, family: int) -> str:
     if rule.statistic == "every":
         return (
             f"holds if, {where}, {what} is {relation} for every {units}, fails if for one it is {opposite}: "
-            f"by intervals of {1 - LEVEL:.0%} for all of them at once"
+            + (f"by intervals of {1 - LEVEL:.0%} for all of them at once" if rule.error else "values are exact")
+            + (f", at least {rule.least} of them" if rule.least > 1 else "")
         )
     return (
         f"holds if, {where}, the mean over {units}s of {what} is {relation}, fails if it is {opposite}: "
@@ -308,11 +335,16 @@ def _why(rule: Rule, observed: Observed, decision: _Decision, word: str) -> str:
         return f"{len(observed.missing)} of {observed.wanted} runs are missing"
     count, units = len(observed.points), " and ".join(rule.per)
     if rule.statistic == "every":
+        if count < rule.least:
+            return f"{count} of {rule.least} settings are there"
         far = _farthest(rule, observed.points)
         head = {"holds": "nearest to the margin", "fails": "farthest beyond it"}.get(word, "not told apart from it")
         return f"{count} settings, {head}: {far.label} with {_told(rule, far.value):.3g}"
     if word != "undecided":
         return f"{count} {units}s, corrected p {decision.p:.2g}"
+    unreached = sum(point.at_most or point.at_least for point in observed.points)
+    if unreached and decision.p is not None and decision.p < LEVEL and count >= LEAST_SEEDS:
+        return f"of {unreached} of {count} {units}s 0.9 was never reached, and more steps could turn the verdict"
     if count < LEAST_SEEDS:
         return f"{count} {units}s; fewer than {LEAST_SEEDS} decide nothing"
     if decision.seeds_needed is None:

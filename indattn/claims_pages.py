@@ -24,6 +24,7 @@ __all__ = ["run"]
 
 #: Bold green, bold red, dim: the word says it too.
 COLOURS = {"holds": "\033[1;32m", "fails": "\033[1;31m", "undecided": "\033[2m"}
+CHANGED = "the rule, its runs or the claims it is corrected for changed when data was there"
 COLUMNS = ("claim", "section", "verdict", "effect", "interval", "margin", "of", "p", "units")
 
 
@@ -175,7 +176,10 @@ def _page(entry: Entry) -> str:
         ("claim", f"{entry.claim} ({entry.section})"),
         ("reading", entry.reading),
         ("rule", f"{entry.rule} ({entry.rule_hash}, since {since})"),
-        ("warning", "the rule changed when its data was there" if entry.rule_changed_after_data else ""),
+        (
+            "warning",
+            CHANGED if entry.rule_changed_after_data else "",
+        ),
         ("effect", effect),
         ("numbers", "; ".join(numbers)),
         ("why", entry.why),

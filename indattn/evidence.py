@@ -37,6 +37,8 @@ class Rule:
         within: instead of the margin, how far the measure may be from ``expected``, as a part of it, or a ratio from 1.
         expected: an expression that the measure is said to equal.
         per: what a unit is: columns that are the same on both sides.
+        pool: whether several rows of a unit on one side are averaged; without, they are an error.
+        least: units without which ``every`` decides nothing.
         unit: of the effect, in words.
     """
 
@@ -53,6 +55,8 @@ class Rule:
     expected: str | None = None
     within: float | None = None
     per: list[str] = field(default_factory=lambda: ["seed"])
+    pool: bool = False
+    least: int = 1
     unit: str = "accuracy"
 
     @property
@@ -63,11 +67,17 @@ class Rule:
 
 @dataclass(frozen=True)
 class Observation:
-    """A unit's value (of a ratio its logarithm), the standard error of it, and what the unit is called."""
+    """A unit's value (of a ratio its logarithm), the standard error of it, and what the unit is called.
+
+    Where steps to 0.9 are asked for and were not reached, the value is only known to be at most what it is here, at
+    least that, or neither.
+    """
 
     label: str
     value: float
     error: float = 0.0
+    at_most: bool = False
+    at_least: bool = False
 
 
 @dataclass
@@ -124,7 +134,8 @@ class Evidence:
             if not file.is_file():
                 return Observed(wanted=1, problem=f"{rule.table} is missing: indattn reproduce {experiment} makes it")
             observed = Observed(wanted=1, there=1)
-            sides = [_chosen(pd.read_csv(file), rule, side, where) for side in _sides(rule)]
+            table = _read(file, experiment)
+            sides = [_chosen(table, rule, side, where) for side in _sides(rule)]
         else:
             members = [self._members(loaded, {**rule.select, **side}, where) for side in _sides(rule)]
             everyone = list(dict.fromkeys(member for side in members for member in side))
@@ -132,11 +143,15 @@ class Evidence:
             observed.missing = [
                 f"indattn train {shlex.join(member.overrides)}" for member in everyone if not member.run.known
             ]
-            if not everyone:
-                raise UserError(f"{where}its rule selects no run of {experiment}")
+            for side, chosen in zip(_sides(rule), members, strict=True):
+                if not chosen:
+                    what = ", ".join(f"{key}={value}" for key, value in {**rule.select, **side}.items())
+                    raise UserError(f"{where}its rule selects no run of {experiment}: {what}")
             sides = [pd.DataFrame([self._row(m) for m in side if m.run.known]) for side in members]
         if all(len(side) for side in sides):
             observed.points = _points(sides, rule, where)
+            if not observed.points and not observed.missing:
+                observed.problem = f"{rule.table or experiment} has no unit on both sides"
         elif not observed.missing:
             observed.problem = f"{rule.table} has no such rows"
         return observed
@@ -165,7 +180,7 @@ class Evidence:
     def _row(self, member: Member) -> dict[str, Any]:
         """A run's scores: those of the test split, and what its result says beside them.
 
-        Of a run that never reached 0.9, ``steps_to_90`` is the number of its steps.
+        Of a run that never reached 0.9, ``steps_to_90`` is the number of its steps, and ``capped`` is true.
         """
         if member not in self._rows:
             result = member.run.result()
@@ -177,6 +192,7 @@ class Evidence:
                 **result["test"],
                 **beside,
                 "steps_to_90": steps,
+                "capped": result["steps_to_0.9"] is None,
             }
         return self._rows[member]
 
@@ -213,15 +229,32 @@ def _chosen(table: pd.DataFrame, rule: Rule, side: Mapping[str, Any], where: str
     return table[kept]
 
 
+def _read(file: Path, experiment: str) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file)
+    except (ValueError, OSError) as error:  # pandas's own errors of parsing are ValueErrors
+        why = " ".join(str(error).split())
+        raise UserError(f"{file} is damaged ({why}); indattn reproduce {experiment} makes it anew") from error
+
+
 def _points(sides: Sequence[pd.DataFrame], rule: Rule, where: str) -> list[Observation]:
-    """A value a unit; rows of a unit on one side are averaged."""
+    """A value a unit.
+
+    Raises:
+        UserError: if a unit has several rows on one side and the rule does not pool them, a table has a unit on one
+            side alone, or a value is not a number.
+    """
     averaged = [_averaged(side, rule, where) for side in sides]
     units = averaged[0].index
     for other in averaged[1:]:
+        if rule.table is not None and len(alone := units.symmetric_difference(other.index)):
+            raise UserError(f"{where}{rule.table} has {_label(rule, alone[0])} on one side alone")
         units = units[units.isin(other.index)]
     value, error = averaged[0].loc[units, "value"], averaged[0].loc[units, "error"]
+    at_most, at_least = pd.Series(False, units), averaged[0].loc[units, "capped"]
     if rule.better:
         other = averaged[1].loc[units]
+        at_most = other["capped"]
         if rule.is_ratio:
             error = np.hypot(error / value, other["error"] / other["value"])
             value = np.log(value / other["value"])
@@ -230,7 +263,10 @@ def _points(sides: Sequence[pd.DataFrame], rule: Rule, where: str) -> list[Obser
             value = value - other["value"]
     if not np.isfinite(value).all():
         raise UserError(f"{where}{rule.measure} is not a number at {_label(rule, value[~np.isfinite(value)].index[0])}")
-    return [Observation(_label(rule, unit), float(value[unit]), float(error[unit])) for unit in units]
+    return [
+        Observation(_label(rule, u), float(value[u]), float(error[u]), bool(at_most[u]), bool(at_least[u]))
+        for u in units
+    ]
 
 
 def _averaged(side: pd.DataFrame, rule: Rule, where: str) -> pd.DataFrame:
@@ -241,17 +277,28 @@ def _averaged(side: pd.DataFrame, rule: Rule, where: str) -> pd.DataFrame:
         expected = _evaluated(side, rule.expected, where)
         value, error = value / expected - 1, error / expected.abs()
     keys = [side[key] for key in rule.per]
-    means = pd.DataFrame({"value": value, "square": error**2}).groupby(keys, sort=True)
+    if not np.isfinite(value).all():
+        at = side.loc[~np.isfinite(value), rule.per].iloc[0]
+        raise UserError(f"{where}{rule.measure} is not a number at {_label(rule, tuple(at))}")
+    capped = side["capped"] if "steps_to_90" in rule.measure else pd.Series(False, side.index)
+    means = pd.DataFrame({"value": value, "square": error**2, "capped": capped}).groupby(keys, sort=True)
     count = means.size()
-    return pd.DataFrame({"value": means["value"].mean(), "error": np.sqrt(means["square"].sum()) / count})
+    if not rule.pool and (count > 1).any():
+        several = _label(rule, count.index[count > 1][0])
+        raise UserError(
+            f"{where}{count.max()} rows are of {several}: let rule.select choose, or rule.pool average them"
+        )
+    error = np.sqrt(means["square"].sum()) / count
+    return pd.DataFrame({"value": means["value"].mean(), "error": error, "capped": means["capped"].any()})
 
 
 def _evaluated(side: pd.DataFrame, expression: str, where: str) -> pd.Series[float]:
     try:
         found = side.eval(expression, engine="python")
+        numbers = np.asarray(found, float)
     except Exception as error:  # pandas passes on whatever the expression raises
         raise UserError(f"{where}{expression!r} cannot be evaluated: {error}") from error
-    return pd.Series(np.broadcast_to(np.asarray(found, float), len(side)), index=side.index)
+    return pd.Series(np.broadcast_to(numbers, len(side)), index=side.index)
 
 
 def _label(rule: Rule, unit: Any) -> str:

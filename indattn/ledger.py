@@ -19,9 +19,10 @@ from indattn.runs import atomic
 
 __all__ = ["LEDGER", "VERDICTS", "Entry", "Ledger", "Point", "load_ledger", "save_ledger"]
 
-FORMAT = 1
+FORMAT = 2
 LEDGER = "ledger.json"
 VERDICTS = ("holds", "fails", "undecided")
+APPLIED = {"hash", "asks", "family", "since", "runs"}
 REMAKE = "and `indattn claims` writes it anew"
 
 
@@ -45,7 +46,8 @@ class Entry:
         rule_hash: of the rule.
         rule_since: the day on which it was first applied.
         rule_runs_then: data there was then: runs, or 1 for a table.
-        rule_changed_after_data: whether it took the place of another that had data.
+        rule_changed_after_data: whether it took the place of another when data was there: another rule, other runs
+            that it asks for, or another number of claims that it is corrected for.
         effect, low, high: the mean over units with its 95% interval; of ``every``, the unit in which the
             claim is nearest to wrong, or most wrong, with its interval.
         margin: what the effect is held against.
@@ -97,7 +99,8 @@ class Ledger:
     Attributes:
         profile: of the experiments: ``full`` or ``quick``.
         claims: in the order of the files.
-        history: by claim, each rule it had: ``hash``, ``since``, ``runs``.
+        history: by claim, each rule it had: ``hash``; ``asks``, how many runs of its experiment; ``family``, how many
+            claims it is corrected for; ``since``; ``runs``, those that were there then.
     """
 
     profile: str
@@ -118,6 +121,8 @@ def load_ledger(results_dir: Path) -> Ledger:
             raise UserError(f"{file} has format {content['format']}, this version reads {FORMAT}; remove it, {REMAKE}")
         entries = [_entry(entry, f"{file}, claim {number}") for number, entry in enumerate(content["claims"], 1)]
         ledger = Ledger(content["profile"], entries, content["history"])
+        if any(set(rule) != APPLIED for rules in ledger.history.values() for rule in rules):
+            raise ValueError("its history lacks something")
     except FileNotFoundError:
         raise UserError(f"{file}: there is none; `indattn claims` writes it") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from omegaconf import OmegaConf
 
+from indattn.errors import UserError
 from indattn.figures import LINES
 from indattn.runs import Run
 from indattn.statistics import mean_interval
@@ -43,8 +44,8 @@ CHOICES = {
 }
 """What makes a reading, by the column that says it; the last is of indirect attention alone."""
 
-#: Follow from the model and from the number of steps.
-IMPLIED = ("model.bias", "training.evaluate_every")
+#: Follows from the number of steps.
+IMPLIED = ("training.evaluate_every",)
 
 BETTER, WORSE, OPEN = "#7DB8E0", "#F0A66B", "#E8E8E8"
 #: Colours of cells, blue and orange for all kinds of colour vision; what the interval leaves open is grey.
@@ -104,13 +105,16 @@ def by_reading(runs: pd.DataFrame) -> pd.DataFrame:
 def _plain(runs: pd.DataFrame, task: str) -> pd.DataFrame:
     """Runs of a task with their choices, without those that differ in something else from the plainest."""
     default = default_settings(task)
+    no_bias = {s for s in default if s.startswith("bias=")}  # of models without one: what indirect has by default
     choices, others = [], []
     for path in runs["path"]:
         flat = flat_identity(OmegaConf.to_container(Run(Path(path)).config(), resolve=True))
         values = {column: setting(key, flat[key]).partition("=")[2] for column, key in CHOICES.items()}
         choices.append({**values, "steps": flat["training.steps"], "train_size": _size(flat["task.train_size"])})
-        rest = flat.keys() - {*CHOICES.values(), *IMPLIED}
-        others.append(frozenset(setting(key, flat[key]) for key in rest))
+        rest = {setting(key, flat[key]) for key in flat.keys() - {*CHOICES.values(), *IMPLIED}}
+        if flat["model.bias"] == "none":
+            rest = rest - {"bias=none"} | no_bias
+        others.append(frozenset(rest))
     counts = pd.Series(others).value_counts()
     plainest = min(counts.index, key=lambda rest: (len(rest - default), -counts[rest], sorted(rest)))
     table = pd.concat([runs.drop(columns="steps").reset_index(drop=True), pd.DataFrame(choices)], axis=1)
@@ -123,7 +127,12 @@ def _size(value: Any) -> str:
 
 def _compared(indirect: pd.DataFrame, group: pd.DataFrame) -> dict[str, Any]:
     scores = {"indirect": indirect, **{other: group[group["model"] == other] for other in OTHERS}}
-    by_seed = {model: of.groupby("seed")["accuracy"].first() for model, of in scores.items()}
+    by_seed = {model: of.set_index("seed")["accuracy"] for model, of in scores.items()}
+    for model, of in by_seed.items():
+        if of.index.has_duplicates:
+            raise UserError(
+                f"readings: two runs of {model}, seed {of.index[of.index.duplicated()][0]}, are of one reading"
+            )
     row: dict[str, Any] = {}
     for model, of in by_seed.items():
         row |= {model: of.mean(), f"{model}_seeds": len(of)}

@@ -125,7 +125,9 @@ def smallest_effect(deviation: float, seeds: int, level: float = 0.05, power: fl
     """
     if deviation == 0:
         return 0.0
-    top = deviation * 100
+    top = deviation
+    while _power(top, deviation, seeds, level) < power:
+        top *= 2
     return float(optimize.brentq(lambda effect: _power(effect, deviation, seeds, level) - power, 0, top))
 
 
@@ -133,7 +135,7 @@ def seeds_needed(
     effect: float, deviation: float, level: float = 0.05, power: float = 0.8, most: int = 10_000
 ) -> int | None:
     """How many seeds see an effect with a given power, at least :data:`LEAST_SEEDS`; ``None`` beyond ``most``."""
-    if deviation == 0 and effect > 0:
+    if effect > 0 and deviation < 1e-9 * effect:
         return LEAST_SEEDS
     if effect <= 0 or _power(effect, deviation, most, level) < power:
         return None

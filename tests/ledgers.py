@@ -11,7 +11,7 @@ def _points(*values):
 
 
 LEDGER = {
-    "format": 1,
+    "format": 2,
     "profile": "full",
     "history": {},
     "claims": [

@@ -237,3 +237,20 @@ def test_unmatched_is_for_the_synthetic_task_and_its_shift_is_a_level(command):
         code, _, error = command("train", *overrides)
         assert (code, error.count("\n")) == (2, 1)
         assert said in error
+
+
+def test_another_model_of_other_settings_is_no_ablation(write, tmp_path):
+    write(["model=indirect"], {}, HIGH)
+    write(["model=indirect"], {"model.shared_bias": True}, HIGH)
+    write(["model=standard"], {}, LOW)
+    write(["model=standard"], {"model.layers": 1, "model.heads": 1}, [0.1] * 5)
+    table = ablations.summary(ablations.changes(run_table(find_runs(tmp_path)))).set_index("setting")
+    assert table.loc["standard", "accuracy"] == pytest.approx(np.mean(LOW))
+
+
+def test_a_reading_of_another_bias_is_none_of_the_paper_s(write, tmp_path):
+    for model, scores in {"indirect": HIGH, "standard": LOW, "cross": LOW}.items():
+        write(["task=sorting", f"model={model}"], {}, scores)
+    write(["task=sorting", "model=indirect"], {"model.bias": "gaussian"}, [0.1] * 5)
+    [row] = readings.by_reading(run_table(find_runs(tmp_path))).to_dict("records")
+    assert (row["indirect"], row["order"]) == (pytest.approx(np.mean(HIGH)), "holds")

@@ -67,8 +67,8 @@ def test_models_grow_with_the_length(compose, tmp_path):
     config.results_dir = str(tmp_path)
     run(config)
     table = pd.read_csv(tmp_path / "tables" / "bench_models.csv")
-    assert list(table) == ["model", "n", "parameters", "step_gflops", "milliseconds", "ratio", "ratio_low",
-                           "ratio_high", "memory_mb"]  # fmt: skip
+    assert list(table) == ["model", "n", "parameters", "step_gflops", "milliseconds", "milliseconds_error",
+                           "ratio", "ratio_low", "ratio_high", "memory_mb"]  # fmt: skip
     assert set(map(tuple, table[["model", "n"]].to_numpy())) == {(model, n) for model in MODELS for n in (4, 8)}
     assert len(table) == 2 * len(MODELS)
     assert (table["milliseconds"] > 0).all()

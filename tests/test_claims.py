@@ -17,30 +17,44 @@ from indattn.ledger import LEDGER, load_ledger, save_ledger
 from indattn.runs import FORMAT, write_json
 from indattn.search_path import register
 from indattn.trees import configs_dir, use
+from indattn.verdicts import LEAST_SEEDS
 
 DAY = "2026-01-31"
 
 
+EXPERIMENT = """# @package _global_
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params: {seed: "0,1,2,3,4,5,6,7,8,9", noise: 0.5, model: "indirect,standard"}
+"""
+
+
 @pytest.fixture(autouse=True)
-def hydra():
+def hydra(tmp_path_factory):
+    tree = tmp_path_factory.mktemp("own")
+    (tree / "experiment").mkdir()
+    (tree / "experiment" / "mine.yaml").write_text(EXPERIMENT)
+    use([tree])
     register()
     with initialize_config_dir(str(configs_dir()), version_base="1.3"):
         yield
+    use([])
 
 
 def statement(**rule):
-    about = {"section": "1", "claim": "It is better.", "reading": "ours", "experiment": "noise_curve"}
+    about = {"section": "1", "claim": "It is better.", "reading": "ours", "experiment": "mine"}
     return Statement(**about, rule=Rule(**rule))
 
 
 BETTER = {"select": {"noise": 0.5}, "better": {"model": "indirect"}, "worse": {"model": "standard"}}
 
 
-def finish(evidence, score, seeds=range(10), noises=(0.0, 0.5, 1.0), models=("indirect", "standard")):
-    """Results of the noise curve's runs, as training leaves them; ``score(model, noise, seed)``."""
-    for member in evidence._experiment("x", "noise_curve").members:
+def finish(evidence, score, seeds=range(10)):
+    """Results of the experiment's runs, as training leaves them; ``score(model, noise, seed)``."""
+    for member in evidence._experiment("x", "mine").members:
         labels = member.run.labels
-        if labels["model"] in models and labels["noise"] in noises and labels["seed"] in seeds:
+        if labels["seed"] in seeds:
             accuracy = score(labels["model"], labels["noise"], labels["seed"])
             result = {"format": FORMAT, "test": {"accuracy": accuracy}, "steps": 900, "steps_to_0.9": None}
             write_json(member.run.path / "result.json", result)
@@ -84,14 +98,14 @@ def test_a_missing_run_leaves_a_claim_undecided_and_is_named(tmp_path):
     finish(evidence, ahead(0.2))
     [gone] = [
         m.run
-        for m in evidence._experiment("x", "noise_curve").members
+        for m in evidence._experiment("x", "mine").members
         if (m.run.labels["model"], m.run.labels["noise"], m.run.labels["seed"]) == ("standard", 0.5, 3)
     ]
     (gone.path / "result.json").unlink()
     [entry] = judge({"a": statement(**BETTER)}, Evidence(tmp_path)).claims
     assert entry.verdict == "undecided"
     [command] = entry.missing
-    assert command.startswith("indattn train experiment=noise_curve ")
+    assert command.startswith("indattn train experiment=mine ")
     assert {"seed=3", "noise=0.5", "model=standard"} <= set(command.split())
     assert entry.seeds == 9  # the other seeds are told all the same
 
@@ -123,6 +137,30 @@ def test_unreached_steps_count_as_all_of_them(tmp_path):
     level = {"select": {"noise": 0.5, "model": "indirect"}, "measure": "steps_to_90"}
     [entry] = judge({"a": statement(**level, margin=899.0)}, evidence).claims
     assert (entry.effect, entry.verdict) == (900, "holds")
+
+
+@pytest.mark.parametrize(
+    ("reached", "margin", "verdict"),
+    [
+        ({"indirect": 300}, 1.0, "holds"),  # standard takes at least 900: a third or less
+        ({"indirect": 300}, 0.2, "undecided"),  # the ratio is at most a third, and may be below a fifth
+        ({"standard": 300}, 0.5, "fails"),  # indirect takes at least three times as long
+        ({"standard": 300}, 4.0, "undecided"),
+        ({"indirect": 300, "standard": 300}, 1.5, "holds"),
+        ({}, 1.5, "undecided"),
+    ],
+)
+def test_steps_that_were_not_reached_decide_only_what_more_of_them_could_not_turn(tmp_path, reached, margin, verdict):
+    evidence = Evidence(tmp_path)
+    finish(evidence, ahead(0))
+    for member in evidence._experiment("x", "mine").members:
+        file = member.run.path / "result.json"
+        if file.is_file() and (steps := reached.get(member.run.labels["model"])):
+            write_json(file, json.loads(file.read_text()) | {"steps_to_0.9": steps})
+    rule = {**BETTER, "compare": "ratio", "higher": False, "measure": "steps_to_90"}
+    [entry] = judge({"a": statement(**rule, margin=margin)}, Evidence(tmp_path)).claims
+    assert entry.verdict == verdict
+    assert ("more steps could turn" in entry.why) == (verdict == "undecided")
 
 
 def table(tree, **columns):
@@ -161,6 +199,22 @@ def test_a_table_that_is_missing_leaves_its_claim_undecided(tmp_path):
     assert "measured.csv is missing" in entry.why
 
 
+def test_rows_of_one_unit_are_averaged_only_where_a_rule_says_so(tmp_path):
+    table(tmp_path, d=[16, 16, 64], x=[2.0, 4.0, 5.0], e=[0.3, 0.4, 0.1])
+    with pytest.raises(UserError, match="claim a: 2 rows are of d 16"):
+        judge({"a": statement(**EVERY)}, Evidence(tmp_path))
+    [entry] = judge({"a": statement(**EVERY, pool=True, margin=1.0)}, Evidence(tmp_path)).claims
+    assert (entry.verdict, entry.effect) == ("holds", 3.0)
+
+
+def test_too_few_settings_decide_nothing(tmp_path):
+    table(tmp_path, d=[16, 64], x=[2.0, 3.0], e=[0.0, 0.0])
+    rules = {str(n): statement(**EVERY, margin=1.0, least=n) for n in (2, 3)}
+    entries = judge(rules, Evidence(tmp_path)).claims
+    assert [(entry.verdict, entry.why) for entry in entries][1] == ("undecided", "2 of 3 settings are there")
+    assert entries[0].verdict == "holds"
+
+
 # The ledger --------------------------------------------------------------------------------------------------
 
 
@@ -174,10 +228,21 @@ def test_a_rule_that_changes_when_its_data_is_there_is_told(tmp_path):
     judged = judge(first, evidence, before, today="2026-01-03")
     assert judged.claims[0].rule_since == "2026-01-01"  # the rule that was there before the data
     assert not judged.claims[0].rule_changed_after_data
-    # Its hash was recorded without data; now there is some, and another rule comes first, then a third.
-    known = judge({"a": statement(**BETTER, margin=0.2)}, evidence, judged, today="2026-01-04")
-    late = judge(changed, evidence, known, today="2026-01-05").claims[0]
+    # Its hash was recorded without data; now there is some, and another rule comes.
+    late = judge(changed, evidence, judged, today="2026-01-04").claims[0]
     assert late.rule_changed_after_data
+
+
+def test_more_seeds_or_other_claims_beside_it_change_a_rule_too(tmp_path):
+    evidence, alone = Evidence(tmp_path), {"a": statement(**BETTER)}
+    finish(evidence, ahead(0.2), seeds=range(20))
+    before = judge(alone, Evidence(tmp_path), today="2026-01-01")
+    more = judge(alone, Evidence(tmp_path, seeds=range(20)), before, today="2026-01-02").claims[0]
+    assert (more.rule_changed_after_data, more.rule_since) == (True, "2026-01-02")
+    beside = judge(alone | {"b": statement(**BETTER)}, Evidence(tmp_path), before, today="2026-01-02").claims[0]
+    assert beside.rule_changed_after_data
+    again = judge(alone, Evidence(tmp_path), before, today="2026-01-02").claims[0]
+    assert (again.rule_changed_after_data, again.rule_since) == (False, "2026-01-01")
 
 
 def test_wording_is_not_part_of_the_rule():
@@ -205,7 +270,7 @@ def test_a_ledger_that_cannot_be_read_says_so(tmp_path):
     with pytest.raises(UserError, match="damaged"):
         load_ledger(tmp_path)
     (tmp_path / LEDGER).write_text(json.dumps({"format": 99, "claims": [], "history": {}, "profile": "full"}))
-    with pytest.raises(UserError, match="has format 99, this version reads 1"):
+    with pytest.raises(UserError, match="has format 99, this version reads 2"):
         load_ledger(tmp_path)
 
 
@@ -215,11 +280,15 @@ def test_a_ledger_that_cannot_be_read_says_so(tmp_path):
 def test_every_shipped_claim_selects_data_and_is_undecided_without_any(tmp_path):
     statements = load_statements()
     assert len(statements) >= 20
-    entries = judge(statements, Evidence(tmp_path)).claims
+    evidence = Evidence(tmp_path)
+    entries = judge(statements, evidence).claims
     assert [entry.name for entry in entries] == list(statements)
     for entry in entries:
         assert (entry.verdict, entry.effect) == ("undecided", None)
         assert entry.missing or "is missing" in entry.why
+        if entry.missing:  # enough seeds for a verdict, once they are there
+            seeds = {m.run.labels["seed"] for m in evidence._experiment(entry.name, entry.experiment).members}
+            assert len(seeds) >= LEAST_SEEDS, entry.name
 
 
 def test_shipped_tables_have_the_columns_that_claims_ask_for():
@@ -249,6 +318,8 @@ ABOUT = "section: '1'\n    claim: x\n    reading: y\n    "
         (f"experiment: figure2\nclaims:\n  own:\n    {ABOUT}rule: {{statistc: mean}}\n", "did you mean 'statistic'"),
         (f"experiment: figure2\nclaims:\n  own:\n    {ABOUT}rule: {{statistic: men}}\n", "must be mean or every"),
         (f"experiment: figure2\nclaims:\n  own:\n    {ABOUT}rule: {{within: 0.1}}\n", "rule.within goes with"),
+        (f"experiment: figure2\nclaims:\n  own:\n    {ABOUT}rule: {{within: 0.1, expected: '1'}}\n", "statistic=every"),
+        ("experiment: figure2\nclaims: [\n", "own.yaml: while parsing"),
         (f"experiment: figure2\nclaims:\n  lemma_1:\n    {ABOUT}\n", "there is another claim of that name"),
     ],
 )
@@ -267,20 +338,41 @@ def test_a_file_that_is_no_claim_is_refused_in_one_line(tmp_path, text, line):
 @pytest.mark.parametrize(
     ("made", "line"),
     [
-        (statement(select={"noize": 1}), "noise_curve has no axis noize; did you mean 'noise'"),
-        (statement(select={"noise": 0.123}), "selects no run of noise_curve"),
+        (statement(select={"noize": 1}), "mine has no axis noize; did you mean 'noise'"),
+        (statement(select={"noise": 0.123}), "selects no run of mine: noise=0.123"),
+        (
+            statement(**{**BETTER, "worse": {"model": "standrd"}}),
+            "selects no run of mine: noise=0.5, model=standrd",
+        ),
         (replace(statement(), experiment="nosuch"), "experiment 'nosuch': there is none of that name"),
         (statement(select={"model": "indirect", "noise": 0.5}, measure="acuracy"), "'acuracy' cannot be evaluated"),
         (statement(table="measured.csv", select={"nosuch": 1}), "measured.csv has no column nosuch"),
+        (statement(table="measured.csv", measure="word"), "'word' cannot be evaluated"),
+        (statement(table="measured.csv", measure="x"), "x is not a number at seed 1"),
+        (
+            statement(table="measured.csv", measure="1", better={"side": "a"}, worse={"side": "b"}),
+            "measured.csv has seed 0 on one side alone",
+        ),
     ],
 )
 def test_a_rule_that_asks_for_what_is_not_there_is_refused(tmp_path, made, line):
     evidence = Evidence(tmp_path)
     finish(evidence, ahead(0))
-    table(tmp_path, seed=[0], x=[1.0])
+    table(tmp_path, seed=[0, 1], side=["a", "b"], x=[1.0, np.nan], word=["w", "v"])
     with pytest.raises(UserError, match="claim a: ") as error:
         judge({"a": made}, evidence)
     assert line in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", 'a,b\n1,2,3\n4\n"', "d,x\n1,2\n3,4,5,6\n"])
+def test_a_damaged_table_is_one_line(tmp_path, content):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "measured.csv").write_text(content)
+    with pytest.raises(
+        UserError, match=r"measured.csv is damaged .*; indattn reproduce mine makes it anew"
+    ) as e:
+        judge({"a": statement(**EVERY)}, Evidence(tmp_path))
+    assert "\n" not in str(e.value)
 
 
 def test_other_seeds_stand_in_for_the_experiment_s(tmp_path):

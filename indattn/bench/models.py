@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from scipy.stats import median_abs_deviation
 from tqdm import tqdm
 
 from indattn.bench.memory import in_own_process, is_measured
@@ -31,8 +33,10 @@ def bench_models(config: DictConfig, device: torch.device) -> list[dict[str, Any
 
     - ``step_gflops``: :meth:`~indattn.bench.step.TrainingStep.flops` of the whole batch, in 10^9. Products are affine
       in the batch: they are counted on one example and on two, for the literal path would not fit for more;
-    - ``milliseconds``: of a step, median of rounds; ``ratio`` (``ratio_low``, ``ratio_high``): the median, lowest and
-      highest over rounds of its ratio to the first model in the same round;
+    - ``milliseconds``: of a step, median of rounds (``milliseconds_error``: its standard error, of a normal
+      distribution with the rounds' median absolute deviation);
+    - ``ratio`` (``ratio_low``, ``ratio_high``): the median, lowest and highest over rounds of its ratio to the first
+      model in the same round;
     - ``memory_mb``: peak of a step beyond model, optimiser and batch, in 10^6 bytes; ``None`` where it is not measured.
 
     Raises:
@@ -102,6 +106,7 @@ def _at_length(
                 "parameters": count_parameters(made[name].model),
                 "step_gflops": gflops[name],
                 "milliseconds": 1000 * statistics.median(measured),
+                "milliseconds_error": 1000 * _error_of_median(measured),
                 "ratio": statistics.median(ratios),
                 "ratio_low": min(ratios),
                 "ratio_high": max(ratios),
@@ -109,6 +114,11 @@ def _at_length(
             }
         )
     return rows
+
+
+def _error_of_median(measured: Sequence[float]) -> float:
+    deviation = float(median_abs_deviation(measured, scale="normal"))
+    return math.sqrt(math.pi / 2 / len(measured)) * deviation
 
 
 def _gflops(config: DictConfig, device: torch.device) -> float:

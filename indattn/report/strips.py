@@ -86,6 +86,7 @@ def _apart(places: list[float]) -> list[float]:
 
 def _said(claim: Entry) -> str:
     said = f"{effect(claim)} {interval(claim)} {claim.unit or ''}".strip()
-    about = f", {len(claim.points)} seeds" if claim.points else ""
+    units = "seeds" if claim.statistic == "mean" else "settings"
+    about = f", {len(claim.points)} {units}" if claim.points else ""
     margin = f", margin {number(claim.margin)}" if claim.margin is not None else ""
     return f"Strip plot: {said}{about}{margin}"
