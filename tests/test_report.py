@@ -288,7 +288,7 @@ def test_a_tree_with_a_ledger_alone(tmp_path, command):
 
 
 def test_an_empty_ledger(tree, report):
-    (tree / "ledger.json").write_text('{"format": 1, "profile": "full", "claims": [], "history": {}}')
+    (tree / "ledger.json").write_text('{"format": 2, "profile": "full", "claims": [], "history": {}}')
     assert report()[0] == 0
     assert "The ledger has no claims." in (tree / "report" / "index.html").read_text()
 
