@@ -50,6 +50,7 @@ LABELS = {
     "pointer=tempered": "pointer of learned sharpness",
     "rate=learned": "learned rate of the centres",
     "carried=true": "centres carried between layers",
+    "detach_pointer=true": "no gradient into expected keys",
     "bias=gaussian": "gaussian f",
     "bias=fourier": "fourier f",
     "shift_scale=1.0": "shift in single tokens",

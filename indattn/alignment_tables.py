@@ -192,8 +192,9 @@ def alignment(plotter: Plotter) -> None:
     beside = baselines(plotter.out / "tables" / "alignment-baselines.csv")
     for name, title, of in parts(cumulative(numbers.found)):
         own = of[(of["data"] == of["trained_data"]) & _matched(of)]
-        plotter.save_figure(alignment_figures.cumulative_levels(own, beside, title), f"alignment-cumulative-{name}")
-        plotter.save_plain(own, f"alignment-cumulative-{name}")
+        if len(own):  # a variant may be of another corpus alone
+            plotter.save_figure(alignment_figures.cumulative_levels(own, beside, title), f"alignment-cumulative-{name}")
+            plotter.save_plain(own, f"alignment-cumulative-{name}")
         for formulation, tests in of.groupby("formulation"):
             if tests["data"].nunique() > 1:
                 stem = f"alignment-corpora-{name}-{formulation}"

@@ -40,8 +40,9 @@ def build_misalignment(
     Raises:
         UserError: if the task does not have the kind, or the level is not in [0, 1].
     """
-    chosen = config.misalignment if kind is None else load_option("misalignment", kind)
-    if kind is not None:
+    chosen = config.misalignment
+    if kind is not None and kind != chosen.kind:  # the own kind has the options that the configuration gives it
+        chosen = load_option("misalignment", kind)
         chosen = OmegaConf.merge(OmegaConf.create({"model": config.model}), {"misalignment": chosen}).misalignment
     target = str(chosen.get("_target_", ""))
     made_for = locate(target, Misalignment, "misalignment._target_").tasks  # type: ignore[type-abstract]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,22 +186,24 @@ class Plotter:
         runs: the selection.
         out: results folder; figures go to ``figures/``, tables to ``tables/``.
         example: index of the example whose attention is drawn.
+        suffix: of all files' names.
     """
 
-    def __init__(self, runs: list[Run], out: Path, example: int = 0) -> None:
+    def __init__(self, runs: list[Run], out: Path, example: int = 0, suffix: str = "") -> None:
         self.runs = [run for run in runs if run.known]
-        self.out, self.example = out, example
+        self.out, self.example, self.suffix = out, example, f"-{suffix}" if suffix else ""
         self.table = run_table(self.runs) if self.runs else pd.DataFrame()
         self.written: list[Path] = []
         self.numbers: retrieval.Numbers | None = None
         self.placed: alignment_tables.Numbers | None = None
 
     def curves(self) -> None:
-        """Learning curves, a figure a task."""
+        """Learning curves, a figure a task; final scores and steps to 0.9, a table."""
         for task, table in self.table.groupby("task"):
             curves = self._curves(table)
             figure = figures.learning_curves(curves, table, "variant", "noise", str(task).replace("_", " "))
             self.save_figure(figure, f"curves-{task}")
+            self.save_table(summary(table, ["task", "kind", "noise", "variant", "model"]), f"curves-{task}")
 
     def noise(self) -> None:
         """Score against noise, a figure a task, kind and variant with at least two levels.
@@ -306,7 +309,7 @@ class Plotter:
 
     def save_figure(self, figure: Any, name: str) -> None:
         """Write a figure, close it, and note the files."""
-        self.written += figures.save(figure, self.out / "figures" / name)
+        self.written += figures.save(figure, self.out / "figures" / (name + self.suffix))
 
     def save_plain(self, table: pd.DataFrame, name: str) -> None:
         """:meth:`save_table`, without a variant where there is only one."""
@@ -317,7 +320,7 @@ class Plotter:
         """Write a table, unless it is empty, and note the file."""
         if table.empty:
             return
-        path = self.out / "tables" / f"{name}.csv"
+        path = self.out / "tables" / f"{name}{self.suffix}.csv"
         with atomic(path) as file:
             table.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
         self.written.append(path)
@@ -366,7 +369,9 @@ def run(config: DictConfig) -> None:
     runs = [one for one in runs if one.known]
     if not runs:
         raise UserError(f"no finished run matches in {config.results_dir}; `indattn show` lists what there is")
-    plotter = Plotter(runs, Path(config.results_dir), config.example)
+    if config.suffix and not re.fullmatch(r"[\w.-]+", str(config.suffix)):
+        raise UserError(f"suffix={config.suffix}: must be of letters, digits, - and _")
+    plotter = Plotter(runs, Path(config.results_dir), config.example, str(config.suffix or ""))
     for name in names or FIGURES:
         FIGURES[name](plotter)
     if not plotter.written:

@@ -83,8 +83,8 @@ class TwoShifts(Misalignment):
 class Stretch(Misalignment):
     """The content is longer than the context by a factor drawn for each example, from 1 to one that fills the room.
 
-    Value j (from 1) stands at ``round(j * factor)``, a mark of the end at ``round((n + 1) * factor)``: the factor can
-    be read from where that is. At noise 1 the largest fills the room; at others the excess over 1 is that much less.
+    A mark of the end stands at ``e``, uniform on ``n + 1 .. n + 1 + floor(noise * (room - 1))``, and value j (from 1)
+    at ``round(j e / (n + 1))``: where values are follows from where the mark is.
     """
 
     kind: ClassVar[str] = "stretch"
@@ -94,12 +94,11 @@ class Stretch(Misalignment):
         """Draw the factor."""
         if self.noise == 0:
             return batch
-        n, count = layout.num_values, len(batch["content"])
+        n = layout.num_values
         needs(self.kind, 1, layout)
-        most = (n + layout.room) / (n + 1) - 1
-        factor = 1 + self.noise * most * torch.rand(count, 1, generator=generator, dtype=torch.float64)
-        ends = (factor * torch.arange(1, n + 2)).round().long()
-        return put(batch, layout, ends[:, :n], torch.cat([torch.zeros_like(ends[:, :1]), ends[:, n:]], 1))
+        end = n + 1 + drawn(batch, math.floor(self.noise * (layout.room - 1)), generator)
+        places = (end.double() / (n + 1) * torch.arange(1, n + 1)).round().long()
+        return put(batch, layout, places, torch.cat([torch.zeros_like(end), end], 1))
 
 
 @dataclass
@@ -129,7 +128,7 @@ class Jitter(Misalignment):
     """Neighbouring values swap, and the content slips: of values 2i and 2i + 1 with probability ``noise / 2``.
 
     Args:
-        shift: level of the shift.
+        shift: level of the shift at noise 1; at others it is in proportion.
     """
 
     kind: ClassVar[str] = "jitter"
@@ -146,7 +145,7 @@ class Jitter(Misalignment):
         key = torch.arange(n)
         partner = torch.where(key < n // 2 * 2, key ^ 1, key)
         moved = F.pad(swapped.repeat_interleave(2, 1), (0, n % 2))
-        start = drawn(batch, round(self.shift * layout.room), generator)
+        start = drawn(batch, round(self.shift * self.noise * layout.room), generator)
         return put(batch, layout, start + 1 + torch.where(moved, partner, key), start)
 
 
@@ -157,7 +156,7 @@ class Missing(Misalignment):
     Another value drawn at random stands where the partner should: that there is none nobody can tell.
 
     Args:
-        shift: level of the shift.
+        shift: level of the shift at noise 1; at others it is in proportion.
     """
 
     kind: ClassVar[str] = "missing"
@@ -170,7 +169,7 @@ class Missing(Misalignment):
     def apply(self, batch: Batch, layout: Layout, generator: Generator) -> Batch:
         """Draw who loses its partner, then the shift. Targets stay."""
         content, n = batch["content"], layout.num_values
-        start = drawn(batch, round(self.shift * layout.room), generator)
+        start = drawn(batch, round(self.shift * self.noise * layout.room), generator)
         lost = torch.rand(len(content), n, generator=generator) < self.noise / 2
         first = layout.first_value
         values = content[:, first : first + n]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 import pandas as pd
@@ -36,6 +37,8 @@ def flat_identity(full: Any) -> dict[str, Any]:
 def variants(table: pd.DataFrame, settings: list[dict[str, Any]]) -> list[str]:
     """What differs between runs of the same task and model, other than noise and seed: ``key=value, ...``.
 
+    Of a key that only some of a task's models have, those say the value where it is not their default.
+
     Args:
         table: a row a run, in the order 0, 1, ...: ``task``, ``model``, ``noise``.
         settings: of each, its :func:`flat_identity`.
@@ -49,10 +52,20 @@ def variants(table: pd.DataFrame, settings: list[dict[str, Any]]) -> list[str]:
                 follows = values == group["noise"].tolist()  # and then the level tells it
                 if len(set(map(str, values))) > 1 and not follows:
                     differing.setdefault(str(task), set()).add(key)
+    shared = {
+        str(task): set.intersection(*(set(settings[int(str(i))]) for i in of_task.index))
+        for task, of_task in table.groupby("task")
+    }
+    defaults = functools.cache(default_settings)
     labels = []
     for i, row in table.iterrows():
-        chosen = sorted(differing.get(row["task"], ()))
-        labels.append(", ".join(setting(key, settings[int(str(i))].get(key)) for key in chosen))
+        own, task = settings[int(str(i))], str(row["task"])
+        said = []
+        for key in sorted(differing.get(task, ())):
+            value = setting(key, own.get(key))
+            if key in shared[task] or (key in own and value not in defaults(task, str(row["model"]))):
+                said.append(value)
+        labels.append(", ".join(said))
     return labels
 
 

@@ -146,7 +146,7 @@ A claim of your own is an entry of a file claims/NAME.yaml in a folder given by 
         """usage: indattn plot [FIGURE ...] [KEY=VALUE ...]
 
 figures
-  curves      accuracy against steps, mean and 95% band over seeds
+  curves      accuracy against steps, mean and 95% band over seeds; a table of final scores and steps to 0.9
   noise       accuracy and steps to 0.9 against noise; of variants, the one nearest to the defaults is
               noise-TASK, and the names of the others say in what they differ from it
   figure2     the paper's figure 2 under every reading there are runs of
@@ -186,7 +186,7 @@ Figures (PNG and PDF) go to <results_dir>/figures, the numbers in them to <resul
 
 keys
   task=...  model=NAME|[...]  noise=X|[...]  seed=N|[...]  or in their place run=PATH|[...]
-  example=0  results_dir=results""",
+  example=0  suffix=NAME (of the files)  results_dir=results""",
         "figure",
         where=FILTERS,
         words=(
@@ -381,7 +381,8 @@ examples
   indattn aligners linear dtw noise=0.5 format=csv
   indattn aligners data=human noise=0
 
-Numbers go to <results_dir>/tables/alignment-baselines.csv, where `indattn plot alignment` finds them. Extras:
+Numbers go to <results_dir>/tables/alignment-baselines.csv, where `indattn plot alignment` finds them, unless test_seed
+or misalignment make it another test. Extras:
 pip install 'indattn[speech,aligners]'.
 
 keys

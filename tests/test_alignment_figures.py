@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from indattn import alignment_figures, figures
 from indattn.alignment.scores import METRICS, word_errors
 from indattn.alignment_results import baselines, placed
-from indattn.alignment_tables import cumulative, differences, summary
+from indattn.alignment_tables import alignment, cumulative, differences, summary
 from indattn.config import configs_dir
 from indattn.errors import UserError
 from indattn.plot import Plotter, curve_table, run_table
@@ -230,6 +230,16 @@ def test_variants_of_one_formulation_are_no_variants_of_the_others(tmp_path, qui
     assert {one.labels["variant"] for one in placed(plotter)} == {"", "lr-0.5"}
     plotter.noise()
     assert {path.stem for path in plotter.written} == {"alignment-error-synthetic", "alignment-error-synthetic-lr-0.5"}
+
+
+def test_a_variant_of_another_corpus_alone_has_no_figure_of_its_own(tmp_path, quick):
+    grown(tmp_path, seeds=(0,), others=False)
+    for noise in (0.0, 0.5):
+        test = scores(np.random.default_rng(3), 20)
+        write(tmp_path, "cross", noise, 0, test, "task.formulation=pointer", other={"skip": -5.0})
+    plotter = Plotter(find_runs(tmp_path), tmp_path)
+    alignment(plotter)
+    assert "alignment-cumulative-synthetic" in {path.stem for path in plotter.written}
 
 
 # Figures -------------------------------------------------------------------------------------------------------

@@ -368,9 +368,7 @@ def test_a_rule_that_asks_for_what_is_not_there_is_refused(tmp_path, made, line)
 def test_a_damaged_table_is_one_line(tmp_path, content):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "measured.csv").write_text(content)
-    with pytest.raises(
-        UserError, match=r"measured.csv is damaged .*; indattn reproduce mine makes it anew"
-    ) as e:
+    with pytest.raises(UserError, match=r"measured.csv is damaged .*; indattn reproduce mine makes it anew") as e:
         judge({"a": statement(**EVERY)}, Evidence(tmp_path))
     assert "\n" not in str(e.value)
 

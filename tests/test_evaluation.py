@@ -18,6 +18,7 @@ from indattn.config import configs_dir
 from indattn.errors import UserError
 from indattn.evaluation import evaluate, load_model
 from indattn.runs import Run
+from indattn.slips import Jitter, Missing
 from indattn.training import train
 
 TINY = ["model.layers=1", "model.width=8", "model.heads=2", "task.n=4", "task.values=3", "training.batch_size=8"]
@@ -123,6 +124,15 @@ def test_evaluate_at_the_own_level_repeats_the_result(runs):
         assert stored["accuracy"] == result["test"]["accuracy"]
         assert stored["trained_noise"] == run.config().noise
         assert run.evaluations() == [stored]
+
+
+def test_the_own_kind_keeps_the_options_it_was_trained_with():
+    overrides = ["task=lookup", "misalignment=jitter", "misalignment.shift=1", "noise=1"]
+    with initialize_config_dir(str(configs_dir()), version_base="1.3"):
+        config = compose_config("train", overrides=overrides)
+    task = build_task(config)
+    assert build_misalignment(config, task, "jitter", 0.5) == Jitter(noise=0.5, shift=1.0)
+    assert build_misalignment(config, task, "missing", 0.5) == Missing(noise=0.5)
 
 
 def test_evaluate_over_levels_kinds_and_test_sets(runs, command, tmp_path):

@@ -18,6 +18,7 @@ from indattn.config import configs_dir
 from indattn.plot import Plotter, curve_table, paired, recording, run_table, summary
 from indattn.runs import find_runs
 from indattn.training import train
+from indattn.variants import variants
 
 TINY = ["model.layers=2", "model.width=8", "model.heads=2", "training.batch_size=4", "task.validation_size=8"]
 TINY += ["task.test_size=8", "training.steps=4", "training.evaluate_every=2", "device=cpu"]
@@ -261,3 +262,20 @@ def test_the_table_of_what_was_tuned_has_validation_scores(command, tree):
     )
     assert set(table["variant"]) == {"self_attention=true", "self_attention=false"}
     assert not (tree / "tables" / "tuning-synthetic.csv").exists()  # one variant
+
+
+def test_files_can_have_a_suffix(command, tree):
+    code, out, _ = command("plot", "curves", "task=synthetic", "suffix=again", f"results_dir={tree}")
+    assert code == 0
+    names = {line.rpartition("/")[2] for line in out.splitlines()}
+    assert {"curves-synthetic-again.png", "curves-synthetic-again.csv"} <= names
+    code, _, err = command("plot", "curves", "suffix=a/b", f"results_dir={tree}")
+    assert (code, err) == (2, "indattn: suffix=a/b: must be of letters, digits, - and _\n")
+
+
+def test_a_choice_that_few_models_have_takes_none_from_its_fellows():
+    table = pd.DataFrame({"task": "synthetic", "model": ["indirect", *["indirect_expected"] * 2], "noise": 0.5})
+    settings = [{"model.heads": 4}, *({"model.heads": 4, "model.pointer": p} for p in ("plain", "tempered"))]
+    assert variants(table, settings) == ["", "", "pointer=tempered"]
+    settings[1]["model.heads"] = 8
+    assert variants(table, settings) == ["heads=4", "heads=8", "heads=4, pointer=tempered"]

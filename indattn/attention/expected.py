@@ -8,8 +8,9 @@ through the value found there. Here each head says that position directly, by wh
     s_ij = (1 - gamma) q_i . k_j / sqrt(d_h) + f_h(j - c_i)
     a_ij = softmax_j(s_ij),   o_i = sum_j a_ij v_j
 
-gamma is a learned gate a head. The expectation is attention over positions, so a separable f takes two passes of
-torch's fused kernel and no tensor over ``query x value``. :func:`expected_centres` and the definition of the second
+gamma is a learned gate a head. The expectation is attention over positions, so a separable f that folds exactly enough
+(:meth:`~indattn.attention.bias.PositionBias.fold_error`) takes two passes of torch's fused kernel and no tensor over
+``query x value``. :func:`expected_centres` and the definition of the second
 pass (:func:`~indattn.attention.functional.indirect_attention`) are what every faster path is tested against.
 """
 
@@ -37,7 +38,7 @@ from indattn.attention.own_centres import own_centres_attention
 from indattn.attention.pieces import Pieces
 from indattn.attention.table import reads_pieces, table_attention
 
-__all__ = ["CHOICES", "ExpectedAttention", "expected_centres"]
+__all__ = ["BACKENDS", "CHOICES", "ExpectedAttention", "expected_centres"]
 
 #: What :class:`ExpectedAttention` leaves to choose, and from what.
 CHOICES = {
@@ -47,6 +48,9 @@ CHOICES = {
     "pointer": ("plain", "tempered"),
     "rate": ("one", "learned"),
 }
+
+BACKENDS = ("auto", "oracle", "sdpa", "folded")
+"""Its ways to read; ``folded`` is for a separable f and one centre a head."""
 
 
 def expected_centres(q: Tensor, k: Tensor, attn_mask: Tensor | None = None, scale: float | None = None) -> Tensor:
@@ -114,8 +118,8 @@ class ExpectedAttention(IndirectAttention):
         ):
             if value not in CHOICES[name]:
                 raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}")
-        if backend not in ("auto", "oracle", "sdpa", "folded"):
-            raise ValueError(f"backend must be auto, oracle, sdpa or folded, got {backend!r}")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         if centres_per_head < 1:
             raise ValueError(f"centres_per_head must be at least 1, got {centres_per_head}")
         super().__init__(embed_dim, num_heads, centre_update="none", backend=backend, **options)
@@ -268,7 +272,8 @@ class ExpectedAttention(IndirectAttention):
         """f of each head at its own centres ``(B, H, m)``: ``(B, H, m, n)``."""
         if not isinstance(self.bias, MLPBias):
             bias: Any = self.bias
-            return self._own_head(bias.at_centres(centres.flatten(1, 2), num_values))
+            own = [bias.at_centres(centres[:, h], num_values)[:, h] for h in range(self.num_heads)]
+            return torch.stack(own, 1)
         # As MLPBias.at_centres, each head by its own row of lines.
         offset = offsets(centres, num_values)
         kinks, lines = self.bias.pieces()
@@ -282,6 +287,7 @@ class ExpectedAttention(IndirectAttention):
         assert isinstance(self.bias, MLPBias)
         forbidden = None
         if mask is not None:
+            mask = mask[(None,) * (4 - mask.dim())]
             forbidden = (mask == -torch.inf).all(dim=-1, keepdim=True)
             mask = mask.masked_fill(forbidden, 0.0)
         scale = 1 / math.sqrt(q.shape[-1])

@@ -27,8 +27,9 @@ class ExpectedPairConfig(PairConfig):
         gate: ``learned``, ``open`` or ``closed``: how much of the content scores counts beside the bias.
         carried: whether a centre starts from that of the layer before, drawn to the expected key by a learned part.
         centres_of, shift_from, shift_scale, pointer, rate, centres_per_head: of sequences
-            (:class:`~indattn.models.sequence_expected.ExpectedConfig`); here a box is shared by the heads, and g moves
-            it between layers as the paper's does.
+            (:class:`~indattn.models.sequence_expected.ExpectedConfig`); here a box is shared by the heads, and g
+            changes its size between layers, and where it is as far as it is carried.
+        detach_pointer: of sequences too.
     """
 
     centres_of: str = "head"
@@ -39,6 +40,7 @@ class ExpectedPairConfig(PairConfig):
     rate: str = "one"
     carried: bool = False
     centres_per_head: int = 1
+    detach_pointer: bool = False
 
     def check(self) -> None:
         """Refuse choices that do not exist, and those of sequences alone.
@@ -50,20 +52,23 @@ class ExpectedPairConfig(PairConfig):
         if self.gate not in ("learned", "open", "closed"):
             raise UserError(f"model.gate={self.gate!r}: must be learned, open, closed")
         plain = ExpectedPairConfig
-        for key in ("centres_of", "shift_from", "shift_scale", "pointer", "rate", "centres_per_head"):
+        for key in ("centres_of", "shift_from", "shift_scale", "pointer", "rate", "centres_per_head", "detach_pointer"):
             if getattr(self, key) != getattr(plain, key):
                 raise UserError(
                     f"model.{key}={getattr(self, key)}: of sequences alone; leave it at {getattr(plain, key)}"
                 )
         if self.bias == "none" or self.attention == "uniform":
             raise UserError(f"model={self.name} needs a bias and learned weights")
+        if self.shared_bias:
+            raise UserError(f"model.shared_bias=true: model={self.name} has an f a layer")
 
 
 class ExpectedPairAttention(PairAttention):
     """:class:`~indattn.models.pair_attention.PairAttention` around where the text's keys are expected.
 
     A box keeps its size; its middle is ``sum_j p_ij (x_j, y_j)`` over the cells that keys are spread on, p a learned
-    mean of the heads' content weights. g then moves the box for the next layer, which draws it again.
+    mean of the heads' content weights. g then gives the next layer a box of another size; where that is, counts if
+    boxes are carried. Pictures do not slip: there is no learned shift beside the expected cell.
     """
 
     def choose(self, gate: str, carried: bool) -> None:

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from indattn.attention import PositionBias
-from indattn.attention.expected import CHOICES, ExpectedAttention
+from indattn.attention.expected import BACKENDS, CHOICES, ExpectedAttention
 from indattn.errors import UserError
+from indattn.misalignment import Batch
 from indattn.models.decoder import Decoder, DecoderLayer, DecoderOutput, ModelConfig
 from indattn.models.sequence import Misaligned, TaskSide
 
@@ -23,6 +24,8 @@ class ExpectedConfig(ModelConfig):
     Attributes:
         centres_of, gate, shift_from, shift_scale, pointer, rate, carried, centres_per_head: of
             :class:`~indattn.attention.expected.ExpectedAttention`.
+        detach_pointer: its ``detach_centres``: no gradient from what is read to the expected keys. ``detach_centres``
+            is, as in every model, between layers.
     """
 
     centres_of: str = "head"
@@ -33,6 +36,7 @@ class ExpectedConfig(ModelConfig):
     rate: str = "one"
     carried: bool = False
     centres_per_head: int = 1
+    detach_pointer: bool = False
 
     def check(self) -> None:
         """Refuse choices that do not exist.
@@ -46,6 +50,10 @@ class ExpectedConfig(ModelConfig):
                 raise UserError(f"model.{key}={getattr(self, key)!r}: must be one of {', '.join(allowed)}")
         if self.centres_per_head < 1:
             raise UserError(f"model.centres_per_head={self.centres_per_head}: must be at least 1")
+        if self.backend not in BACKENDS:
+            raise UserError(f"model.backend={self.backend}: model={self.name} has {', '.join(BACKENDS)}")
+        if self.backend == "folded" and self.centres_per_head > 1:
+            raise UserError("model.backend=folded: for one centre a head; leave model.centres_per_head at 1")
         if self.bias == "none" or self.shared_bias or self.centre_update != "additive":
             raise UserError(
                 f"model={self.name} has an f a layer and centres of its own: leave bias, shared_bias, "
@@ -67,7 +75,7 @@ class ExpectedLayer(DecoderLayer):
             bias_frequencies=config.bias_frequencies,
             bias_columns=config.bias_columns,
             offset_scale=config.offset_scale,
-            detach_centres=config.detach_centres,
+            detach_centres=config.detach_pointer,
             backend=config.backend,
             centres_of=config.centres_of,
             gate=config.gate,
@@ -87,6 +95,7 @@ class ExpectedDecoder(Decoder):
         nn.Module.__init__(self)
         self.layers = nn.ModuleList(ExpectedLayer(config, config.bias, False) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
+        self.detach_centres = config.detach_centres
 
     def forward(self, queries: Tensor, context: Tensor, content: Tensor, record: bool = False) -> DecoderOutput:
         """Queries ``(B, m, width)`` read content ``(B, n, width)`` under keys from context ``(B, n_c, width)``."""
@@ -94,7 +103,7 @@ class ExpectedDecoder(Decoder):
         output = DecoderOutput(x)
         for layer in self.layers:
             x, read = layer(x, context, content, centres, record)
-            centres = read.centres
+            centres = read.centres.detach() if self.detach_centres else read.centres
             output.centres.append(centres.mean(1))
             output.weights.append(read.weights)
             output.biases.append(read.bias)
@@ -110,3 +119,8 @@ class Expected(Misaligned):
     def __init__(self, task: TaskSide, config: Any) -> None:
         super().__init__(task, config)
         self.decoder = ExpectedDecoder(config)
+
+    def roles(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys from the context as it is: padding, which the attention adds, has no part in where keys are expected."""
+        content = self.content_encoder(batch)
+        return self.queries(content), self.context_encoder(batch, padded=False), content

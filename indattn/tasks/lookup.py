@@ -86,8 +86,8 @@ class Lookup(SequenceTask):
 
     @property
     def num_queries(self) -> int:
-        """As many whatever ``n``."""
-        return self.queries
+        """As many whatever ``n``, if the content has as many tokens."""
+        return min(self.queries, self.content_length)
 
     @property
     def vocabularies(self) -> tuple[int, int]:

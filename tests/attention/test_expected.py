@@ -60,6 +60,20 @@ def test_the_layer_is_its_definition(bias, keys, backend):
     torch.testing.assert_close(made(*given_).output, literally(made, *given_))
 
 
+@pytest.mark.parametrize("bias", ["mlp", "gaussian", "fourier"])
+@pytest.mark.parametrize("n", [5, 200])
+@pytest.mark.parametrize("shape", [(), (2,), (2, H)])
+def test_a_mask_of_any_shape_forbids_what_it_says(bias, n, shape):
+    made = layer(bias=bias)
+    query, context, content = inputs(m=4, n=n)
+    mask = torch.rand(*shape, 4, n) < 0.5
+    mask[..., 0] = False
+    found = made(query, context, content, attn_mask=mask).output
+    made.backend = "oracle"
+    torch.testing.assert_close(found, made(query, context, content, attn_mask=mask).output)
+    assert not torch.allclose(found, made(query, context, content).output)
+
+
 @pytest.mark.parametrize("n", [40, 200])
 def test_the_table_of_the_papers_f_is_the_definition(n):
     made = layer(bias="mlp")

@@ -1,8 +1,10 @@
 """The model with expected centres, trained."""
 
+import pytest
 import torch
 
 from indattn.build import build_misalignment, build_model, build_task
+from indattn.errors import UserError
 
 SIZES = ("task.n=5", "task.values=5", "model.layers=2", "model.width=32", "model.heads=2")
 
@@ -37,3 +39,50 @@ def test_centres_follow_the_content_of_a_trained_model(compose):
     centres = torch.cat(read).view(task.n + 1, -1)  # (shifts, L H)
     reader = torch.stack(right).mean(0).argmax()
     torch.testing.assert_close(centres.diff(dim=0)[:, reader], torch.ones(task.n), atol=0.4, rtol=0)
+
+
+def test_padding_has_no_part_in_where_keys_are_expected(compose):
+    """Of a model whose keys are all alike the centre is the middle of the context, however long the content is."""
+    config = compose("model=indirect_expected", "task=lookup", "task.n=8", "task.room=20", "model.width=16")
+    task = build_task(config)
+    model = build_model(config, task).eval()
+    with torch.no_grad():
+        for layer in model.decoder.layers:
+            layer.attention.q_proj.weight.zero_()
+            layer.attention.q_proj.bias.zero_()
+        _, output = model(task.sample(3, torch.Generator().manual_seed(0)), record=True)
+    for centres in output.centres:
+        torch.testing.assert_close(centres, torch.full_like(centres, task.n / 2))  # a mark and n symbols
+
+
+@pytest.mark.parametrize("task", ["synthetic", "speech_text_alignment"])
+def test_the_pointer_has_gradients_unless_it_is_detached(compose, task):
+    closed = ("model=indirect_expected", "model.gate=closed", f"task={task}", "model.layers=1", "model.width=16")
+    for detached in (False, True):
+        config = compose(*closed, f"model.detach_pointer={str(detached).lower()}")
+        assert config.model.detach_centres == (task == "speech_text_alignment")
+        layer = build_model(config, Side(config)).decoder.layers[0]
+        layer.attention(*torch.randn(3, 2, 7, 16).unbind()).output.square().sum().backward()
+        assert (layer.attention.q_proj.weight.grad is None) == detached
+
+
+class Side:
+    """As much of a task as a model asks for."""
+
+    formulation, bands, inventory = "centres", 8, torch.zeros(3, 3, dtype=torch.uint8)
+
+    def __new__(cls, config):
+        return build_task(config) if config.task.name == "synthetic" else object.__new__(cls)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["model.backend=table"], "model.backend=table: model=indirect_expected has auto, oracle, sdpa, folded"),
+        (["model.bias=gaussian", "model.backend=folded", "model.centres_per_head=2"], "for one centre a head"),
+    ],
+)
+def test_ways_to_read_that_expected_centres_have_not_are_refused(compose, overrides, line):
+    config = compose("model=indirect_expected", "task=synthetic", *overrides)
+    with pytest.raises(UserError, match=line):
+        build_model(config, build_task(config))
