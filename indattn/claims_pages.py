@@ -81,7 +81,13 @@ def _on_other_seeds(config: DictConfig, tree: Path, statements: Mapping[str, Sta
         raise UserError(f"seed={config.seed}: must be a list, as seed=[10,11,12,13,14,15,16,17,18,19]")
     for seed in config.seed:
         check_seed(seed)
-    of_seeds = {n: s for n, s in statements.items() if s.rule.table is None and s.rule.statistic == "mean"}
+    # Claims of one experiment are corrected for one another; those of others need not be looked at.
+    wanted = {config.by} if config.by else {statements[name].experiment for name in names or statements}
+    of_seeds = {
+        name: one
+        for name, one in statements.items()
+        if one.rule.table is None and one.rule.statistic == "mean" and one.experiment in wanted
+    }
     own, other = (judge(of_seeds, Evidence(tree, config.profile, seeds)).claims for seeds in ((), list(config.seed)))
     rows = [
         {

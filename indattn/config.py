@@ -176,14 +176,17 @@ def section(schema: type[T], values: Any, where: str, extra: dict[str, Any] | No
     for key in given:
         if key not in known:
             raise UserError(f"{where}.{key}: no such key{nearest(key, known, all_if_few=20)}")
-    merged = given | extra
-    for key, value in merged.items():
-        try:
-            OmegaConf.merge(OmegaConf.structured(schema), {key: value})
-        except OmegaConfBaseException as error:
-            kind = fields[key].type
-            raise UserError(f"{where}.{key}={value}: must be of type {kind}") from error
-    return typing.cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), merged)))
+    empty, merged = OmegaConf.structured(schema), given | extra
+    try:
+        whole = OmegaConf.merge(empty, merged)
+    except OmegaConfBaseException:
+        for key, value in merged.items():  # which of them it is
+            try:
+                OmegaConf.merge(empty, {key: value})
+            except OmegaConfBaseException as error:
+                raise UserError(f"{where}.{key}={value}: must be of type {fields[key].type}") from error
+        raise
+    return typing.cast(T, OmegaConf.to_object(whole))
 
 
 def as_floats(config: DictConfig, where: str, schema: type) -> None:

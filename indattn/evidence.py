@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -206,7 +207,12 @@ def _labels(member: Member) -> dict[str, Any]:
 
 
 def _typed(axes: Mapping[str, str]) -> dict[str, Any]:
-    return {key: yaml.safe_load(value) for key, value in axes.items()}
+    return {key: _value(text) for key, text in axes.items()}
+
+
+@functools.cache
+def _value(text: str) -> Any:
+    return yaml.safe_load(text)
 
 
 def _is(value: Any, asked: Any) -> bool:

@@ -7,6 +7,7 @@ which `indattn reproduce` makes each run once; `indattn train experiment=NAME` k
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import statistics
@@ -184,10 +185,16 @@ def _load_plan(name: str) -> tuple[PlanConfig, dict[str, Any]]:
 def _members(name: str, parser: OverridesParser, combinations: list[list[str]]) -> Iterator[Member]:
     """Members of a sweep. Only choices of groups are composed anew; plain values are put in afterwards."""
     composed: dict[tuple[str, ...], DictConfig] = {}
+
+    @functools.cache
+    def parse(text: str) -> tuple[Override, bool]:
+        override = parser.parse_override(text)
+        return override, _is_plain(override)
+
     for combination in combinations:
-        parsed = parser.parse_overrides(combination)
-        plain = [override for override in parsed if composed and _is_plain(override)]
-        others = tuple(text for text, override in zip(combination, parsed, strict=True) if not _is_plain(override))
+        parsed = [parse(text) for text in combination]
+        plain = [override for override, is_plain in parsed if composed and is_plain]
+        others = tuple(text for text, (_, is_plain) in zip(combination, parsed, strict=True) if not is_plain)
         if others not in composed:  # with the plain values as well: Hydra then says what is wrong with them
             composed[others] = compose("train", overrides=[f"experiment={name}", *combination])
             plain = []
@@ -198,7 +205,7 @@ def _members(name: str, parser: OverridesParser, combinations: list[list[str]]) 
         check_seed(config.seed)
         overrides = (f"experiment={name}", *combination)
         keeps = tuple(config.training.keep_checkpoints)
-        axes = {o.key_or_group: _text(o.value()) for o in parsed if o.key_or_group != "results_dir"}
+        axes = {o.key_or_group: _text(o.value()) for o, _ in parsed if o.key_or_group != "results_dir"}
         yield Member(overrides, Run.of(config), int(config.training.steps), keeps, roots_of(config), axes)
 
 

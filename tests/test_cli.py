@@ -361,6 +361,6 @@ def test_claims_are_filtered_by_what_decides_them(command, tmp_path):
 
 def test_claims_by_other_seeds_leave_the_ledger_alone(command, tmp_path):
     for said, expected in (("seed=3", "must be a list"), ("seed=[3,x]", "seed=x"), ("seed=[3]", "no claim has runs")):
-        code, _, error = command("claims", said, f"results_dir={tmp_path}")
+        code, _, error = command("claims", "by=two_orders", said, f"results_dir={tmp_path}")
         assert (code, expected in error) == (2, True), error
     assert not any(tmp_path.iterdir())

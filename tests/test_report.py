@@ -458,7 +458,7 @@ def damage(key, value):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda ledger: ledger.update(format=2), "has format 2, this version reads 1"),
+        (lambda ledger: ledger.update(format=3), "has format 3, this version reads 2"),
         (lambda ledger: ledger.pop("claims"), "is damaged ('claims')"),
         (lambda ledger: ledger.update(claims=3), "is damaged"),
         (damage("verdict", "hold"), "claim 2.verdict=hold: there is none of that name; did you mean 'holds'"),
