@@ -28,7 +28,7 @@ demo: $(READY)  ## train indirect and standard attention at two noise levels, dr
 	@echo "the figure:  results/demo/figures/noise-synthetic.png"
 
 test: $(READY)  ## all tests
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check indattn tests scripts examples

@@ -190,7 +190,8 @@ class Plotter:
     """
 
     def __init__(self, runs: list[Run], out: Path, example: int = 0, suffix: str = "") -> None:
-        self.runs = [run for run in runs if run.known]
+        # However they were named: the same runs make the same files.
+        self.runs = sorted((run for run in runs if run.known), key=lambda run: tuple(run.labels.values()))
         self.out, self.example, self.suffix = out, example, f"-{suffix}" if suffix else ""
         self.table = run_table(self.runs) if self.runs else pd.DataFrame()
         self.written: list[Path] = []

@@ -279,3 +279,9 @@ def test_a_choice_that_few_models_have_takes_none_from_its_fellows():
     assert variants(table, settings) == ["", "", "pointer=tempered"]
     settings[1]["model.heads"] = 8
     assert variants(table, settings) == ["heads=4", "heads=8", "heads=4, pointer=tempered"]
+
+
+def test_the_same_runs_make_the_same_table_however_they_are_named(tree):
+    runs = find_runs(tree, task="synthetic")
+    tables = [Plotter(order, tree).table for order in (runs, runs[::-1])]
+    pd.testing.assert_frame_equal(*tables)
