@@ -274,7 +274,7 @@ class Plotter:
             after, before = recording(run), recording(run, "recording_initial")
             if "bias_function" in after and before:
                 self.save_figure(
-                    figures.bias_curves(before, after, f"Bias f: {describe_run(run)}"),
+                    figures.bias_curves(before, after, f"Bias f: {self.described(run)}"),
                     f"figure3-{run_slug(run)}",
                 )
 
@@ -287,7 +287,7 @@ class Plotter:
             examples = recorded["attention"].shape[1]
             if not 0 <= self.example < examples:
                 raise UserError(f"example={self.example}: the run keeps examples 0 to {examples - 1}")
-            title = f"Attention: {describe_run(run)}, test example {self.example}"
+            title = f"Attention: {self.described(run)}, test example {self.example}"
             self.save_figure(
                 figures.attention_maps(recorded, self.example, title),
                 f"attention-{run_slug(run)}-example-{self.example}",
@@ -296,6 +296,11 @@ class Plotter:
     def _curves(self, table: pd.DataFrame) -> pd.DataFrame:
         curves = curve_table([Run(Path(path)) for path in table["path"]])
         return curves.merge(table[["hash", "seed", "variant"]], on=["hash", "seed"])
+
+    def described(self, run: Run) -> str:
+        """:func:`describe_run`, and in what it differs from others of its task and model."""
+        [variant] = self.table.loc[self.table["path"] == str(run.path), "variant"]
+        return ", ".join(filter(None, [describe_run(run), variant]))
 
     def representatives(self) -> list[Run]:
         """The first seed of each kind of run."""

@@ -60,6 +60,11 @@ def test_numbers_are_printed_kept_and_replaced(corpus, command, tmp_path):
     for before, after in zip(kept, again, strict=True):
         assert {**before, "seconds": ""} == {**after, "seconds": ""}
     assert float(kept[0]["start_median_ms_low"]) <= float(kept[0]["start_median_ms"])
+    before = file.read_bytes()
+    for other in ("test_seed=1", "misalignment.lead=3"):
+        code, _, said = command("aligners", "linear", "noise=0.5", other, "format=csv")
+        assert (code, "shown, and not kept" in said) == (0, True)
+        assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def test_a_run_that_fails_is_tried_twice_and_listed_and_the_others_are_made(comm
 
 
 def test_two_at_once_share_the_work(tmp_path):
-    arguments = [sys.executable, "-m", "indattn.cli", "reproduce", *SMALL, "seed=0", "training.steps=60", "jobs=1"]
+    arguments = [sys.executable, "-m", "indattn.cli", "reproduce", *SMALL, "seed=0", "training.steps=200", "jobs=1"]
     both = [
         subprocess.Popen([*arguments, f"results_dir={tmp_path}"], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
         for _ in range(2)
@@ -295,12 +295,12 @@ def test_sigterm_saves_the_runs_at_work_and_the_same_command_goes_on(tmp_path):
 @pytest.mark.skipif(os.name != "posix" or shutil.which("ps") is None, reason="process groups")
 def test_a_sweep_that_is_killed_ends_as_one_that_was_not():
     script = Path(__file__).parents[1] / "scripts" / "kill_sweep.py"
-    arguments = ["--kills=1", "--runs=4", "--steps=200", "--most=1"]
+    arguments = ["--kills=2", "--runs=4", "--steps=300", "--most=1"]
     done = subprocess.run(
         [sys.executable, script, *arguments], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 kill" in done.stdout
+    assert "2 kills" in done.stdout
     assert "at work" in done.stdout
 
 
