@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -181,6 +183,46 @@ def test_a_second_time_nothing_is_made(reproduced, command):
     assert code == 0
     assert "12 runs: 8 there, 4 to do, about " in said
     assert {file: file.stat().st_mtime_ns for file in tree.rglob("result.json")} == before
+
+
+def without_times(output):
+    """A table whose last column is ``seconds``, and its rows in the page, without that column; others as they are."""
+    if output.split(b"\n", 1)[0].strip().endswith(b",seconds"):
+        return re.sub(rb",[\d.]+$", b"", output, flags=re.MULTILINE)
+    return re.sub(rb'(<tr><td>synthetic<.*)<td class="n">[\d.]+</td></tr>$', rb"\1</tr>", output, flags=re.MULTILINE)
+
+
+def test_a_deleted_run_is_made_again_alone_and_the_outputs_are_the_same(reproduced, command, tmp_path):
+    """The run's folder and its line in the record are gone; all comes back to the byte, but for seconds of training."""
+    tree, _ = reproduced
+    for part in ("runs", "records"):
+        shutil.copytree(tree / part, tmp_path / part)
+    arguments = ["reproduce", *SMALL, "seed=0,1", f"results_dir={tmp_path}", HERE]
+
+    def outputs():
+        code, said, error = command(*arguments)
+        assert code == 0, error
+        code, _, error = command("report", f"results_dir={tmp_path}")
+        assert code == 0, error
+        files = [file for part in ("report", "tables", "figures") for file in (tmp_path / part).rglob("*.*")]
+        return said, {file: file.read_bytes() for file in [tmp_path / "ledger.json", *files]}
+
+    said, before = outputs()
+    assert "8 there, 0 to do" in said
+    lost = find_runs(tmp_path)[3]
+    key = lost.result()["hash"]
+    shutil.rmtree(lost.path)
+    record = tmp_path / "records" / "synthetic.jsonl.gz"
+    lines = [line for line in gzip.decompress(record.read_bytes()).splitlines(True) if json.loads(line)["hash"] != key]
+    assert len(lines) == 7
+    record.write_bytes(gzip.compress(b"".join(lines)))
+    others = {run: (run.path / "result.json").stat().st_mtime_ns for run in find_runs(tmp_path)}
+    said, after = outputs()
+    assert "7 there, 1 to do" in said
+    assert {run: (run.path / "result.json").stat().st_mtime_ns for run in others} == others
+    assert after.keys() == before.keys()
+    differ = [str(file) for file in before if without_times(before[file]) != without_times(after[file])]
+    assert differ == []
 
 
 def test_recorded_runs_count_and_are_drawn_without_their_folders(reproduced, command, tmp_path):
