@@ -24,6 +24,8 @@ __all__ = ["evaluate", "load_model", "load_weights", "run"]
 #: Of the scores a task has beside its accuracy, those a table has room for; csv and json files keep all.
 TABLE_SCORES = ("exact", "t2i_r10", "i2t_r1", "i2t_r10", "start_median_ms", "start_mean_ms", "end_median_ms")
 
+SPLITS = ("test", "validation")
+
 
 def load_model(run: Run, task: Task, config: DictConfig, file: str = "model.safetensors") -> nn.Module:
     """A run's model with the weights of one of its checkpoints.
@@ -68,10 +70,11 @@ def evaluate(
     images: str | None = None,
     skips: Sequence[float | None] = (None,),
     lengths: Sequence[int | None] = (None,),
+    split: str = "test",
 ) -> list[dict[str, Any]]:
     """Score a finished run on the test split under every combination of level, kind and test seed.
 
-    Each combination is written to ``evaluations/`` in the run's folder.
+    Each combination is written to ``evaluations/`` in the run's folder; scores of another split are not.
 
     Args:
         run: a finished run.
@@ -82,6 +85,7 @@ def evaluate(
         data, images: another corpus, for tasks that have one: its test split.
         skips: of alignment, scores below which a word is held not to be said; ``None`` is the task's own.
         lengths: of tasks whose models read any length, ``n``; ``None`` is that of training.
+        split: ``test`` or ``validation``, to choose by.
 
     Raises:
         UserError: if the task has no corpus, or the corpus no such split; if its models leave out no words, or have one
@@ -124,7 +128,7 @@ def evaluate(
         task = tasks[n]
         if skip is not None:
             task.skip = skip  # type: ignore[attr-defined]
-        scores = task.score(models[n], task.split("test", misalignment, seed), device)
+        scores = task.score(models[n], task.split(split, misalignment, seed), device)
         row = {
             "format": FORMAT,
             "kind": kind,
@@ -133,6 +137,7 @@ def evaluate(
             "data": data,
             **({"n": n} if n is not None else {}),
             **({"skip": skip} if skip is not None else {}),
+            **({"split": split} if split != "test" else {}),
             **({"corpus": corpus} if corpus else {}),
             "trained_kind": config.misalignment.kind,
             "trained_noise": float(config.noise),
@@ -140,10 +145,12 @@ def evaluate(
             "chance": task.chance(),
             "ceiling": task.ceiling(kind, noise),
         }
+        rows.append({**run.labels, "training_accuracy": result["test"]["accuracy"], **row})
+        if split != "test":
+            continue
         more = ("" if n is None else f"-n-{n}") + ("" if skip is None else f"-skip-{skip:g}")
         name = f"{prefix}{kind}-noise-{noise_name(noise)}-seed-{seed}{more}"
         write_json(run.path / "evaluations" / f"{name}.json", {**row, "per_example": scores.per_example})
-        rows.append({**run.labels, "training_accuracy": result["test"]["accuracy"], **row})
     return rows
 
 
@@ -166,6 +173,8 @@ def run(config: DictConfig) -> None:
     from indattn.tables import check_format, print_table
 
     check_format(config.format)
+    if config.split not in SPLITS:
+        raise UserError(f"split={config.split}: must be {' or '.join(SPLITS)}")
     if not config.run:
         raise UserError("which run? give its folder: indattn evaluate results/runs/... (`indattn show` lists them)")
 
@@ -188,7 +197,7 @@ def run(config: DictConfig) -> None:
     kinds = listed(config.kind)
     skips = [_number("skip", skip) for skip in listed(config.skip) or [None]]
     lengths = [_length(n) for n in listed(config.n) or [None]]
-    other = (config.data, config.images, skips, lengths)
+    other = (config.data, config.images, skips, lengths, config.split)
     rows = [row for one in runs for row in evaluate(one, noises, kinds, seeds, device, *other)]
     columns = [
         "task",
@@ -199,6 +208,7 @@ def run(config: DictConfig) -> None:
         "kind",
         "noise",
         "test_seed",
+        *["split"] * (config.split != "test"),
         "data",
         *["n"] * (lengths != [None]),
         *["skip"] * (skips != [None]),
@@ -206,4 +216,4 @@ def run(config: DictConfig) -> None:
         *(key for key in dict.fromkeys(key for row in rows for key in row) if key in TABLE_SCORES),
         "ceiling",
     ]
-    print_table(rows, columns, config.format, title="Test scores")
+    print_table(rows, columns, config.format, title=f"{config.split.capitalize()} scores")

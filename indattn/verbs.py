@@ -75,11 +75,13 @@ examples
   indattn evaluate RUN n=[16,32,64,128]                   lookup: longer sequences than it was trained on
   indattn evaluate RUN data=tuxpaint                      retrieval: pictures of another kind
   indattn evaluate RUN data=human noise=0 skip=[0,-4,-8]  alignment: human speech, words less and less left out
+  indattn evaluate RUN split=validation skip=[0,-1,-2]    scores to choose by
 
-Each score is also kept in the run's folder, under evaluations/.
+Each score of the test is also kept in the run's folder, under evaluations/.
 
 keys
   noise=LEVEL|[...]  kind=KIND|[...]  test_seed=N|[...]  device=auto  threads=auto  format=table|csv|json
+  split=test|validation
   data=CORPUS|PATH  images=FOLDER  (retrieval)
   data=CORPUS|PATH  skip=X|[...]   (alignment; below a smaller skip fewer words are held not to be said)""",
         "run",

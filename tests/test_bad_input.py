@@ -300,6 +300,10 @@ def test_evaluate_nothing(command):
     assert "indattn evaluate" in one_line(command, "evaluate")
 
 
+def test_evaluate_a_split_that_is_not_there(command):
+    assert "split=train: must be test or validation" in one_line(command, "evaluate", "nowhere", "split=train")
+
+
 def test_evaluate_a_folder_that_is_not_there(command, tmp_path):
     assert "nowhere" in one_line(command, "evaluate", "nowhere")
     assert os.listdir(tmp_path) == []

@@ -176,6 +176,15 @@ def test_evaluate_several_runs_at_once(runs, command):
     ]
 
 
+def test_scores_of_the_validation_split_are_those_of_training_and_are_not_kept(runs, command):
+    code, out, _ = command("evaluate", str(runs[0].path), "split=validation", "format=json")
+    assert code == 0
+    [row] = json.loads(out)
+    assert row["split"] == "validation"
+    assert row["accuracy"] == runs[0].metrics()[-1]["accuracy"]
+    assert runs[0].evaluations() == []
+
+
 def test_evaluate_twice_is_the_same(runs):
     first, second = (evaluate(runs[0], [0, 1], ["shuffle"], [0, 1], CPU) for _ in range(2))
     assert first == second
