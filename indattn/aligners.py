@@ -97,11 +97,6 @@ def run(config: DictConfig) -> None:
     trained = np.repeat(speech.splits, np.diff(speech.token_starts)) == "train"
     knows = bool((trained & ~np.isnan(speech.token_times).any(1)).any())
     learned_from = speech if knows else SpeechTextAlignment().speech  # durations of phones
-    foreign = {language(voice) for voice in set(task.speech.voices[rows].tolist())} - {"en-us"}
-    if foreign and "pocketsphinx" in names:
-        if config.aligner:
-            raise UserError(f"pocketsphinx: knows English; data={config.data} has {', '.join(sorted(foreign))}")
-        names.remove("pocketsphinx")
     aligners = {name: aligner(name, learned_from) for name in names}
     table: list[dict[str, Any]] = []
     for noise in noises:

@@ -375,7 +375,7 @@ keys
   linear             words as long as their number of phones, from the recording's start to its end
   energy-durations   phones of mean duration between the first loud frame and the last
   dtw                the transcript spoken by a synthetic voice, matched by dynamic time warping (aeneas's method)
-  pocketsphinx       forced alignment with a hidden Markov model of English
+  pocketsphinx       forced alignment with a hidden Markov model of English, other languages by its nearest phones
   (none named: all)
 
 examples

@@ -7,7 +7,8 @@ name                   how
 ``energy-durations``   phones of mean duration (:class:`MeanDurations`) between the first loud frame and the last
 ``dtw``                the transcript is spoken by espeak-ng and its frames are matched by dynamic time warping
                        (:mod:`indattn.alignment.warping`)
-``pocketsphinx``       forced alignment with a hidden Markov model of English (:mod:`indattn.alignment.sphinx`)
+``pocketsphinx``       forced alignment with a hidden Markov model of English, other languages by its nearest phones
+                       (:mod:`indattn.alignment.sphinx`)
 =====================  ===============================================================================================
 
 Each takes an :class:`Example` and returns ``(words, 2)`` seconds, start and end of each word, NaN for words that it

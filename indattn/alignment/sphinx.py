@@ -1,8 +1,8 @@
 """Forced alignment by PocketSphinx with the model of English that is in its wheel (``indattn[aligners]``).
 
-Pronunciations are those of its dictionary (CMUdict). A word that is not in it is said as its phones in IPA, which
-:data:`ARPABET` turns into the model's 39. The path through the hidden Markov model says all words of the transcript in
-order, with pauses between.
+Pronunciations are those of its dictionary (CMUdict). A word that is not in it, or of another language, is said as its
+phones in IPA, which :data:`ARPABET` turns into the model's 39. The path through the hidden Markov model says all words
+of the transcript in order, with pauses between.
 
 As the package has it, 79% of words of synthetic utterances are not placed. Silence that is digital puts its features
 off: noise of 66 dB below full scale is laid under the samples. Its pass over a lattice loses the last words: it is left
@@ -89,7 +89,7 @@ ARPABET = {
 
 
 def pocketsphinx(example: Example) -> NDArray[np.float64]:
-    """Place the words of an English example.
+    """Place the words of an example, in another language than English by English's nearest phones.
 
     A phrase of several words is from the start of its first to the end of its last. The model is loaded once a process
     (0.1 s).
@@ -98,17 +98,13 @@ def pocketsphinx(example: Example) -> NDArray[np.float64]:
         ``(words, 2)`` seconds, all NaN if the transcript cannot be aligned.
 
     Raises:
-        UserError: if PocketSphinx is not installed, the example has no samples, is not English, or a word of it has no
-            phone that English has.
+        UserError: if PocketSphinx is not installed, the example has no samples, or a word of it has no phone that
+            English has.
     """
-    if not example.language.startswith("en"):
-        raise UserError(f"{example.name}: pocketsphinx aligns English, this is {example.language!r}")
     if example.samples is None:
         raise UserError(f"{example.name}: pocketsphinx needs samples, these are frames alone")
     check()
-    names = [
-        _pronounced(word, phones, example.name) for word, phones in zip(example.words, example.phones, strict=True)
-    ]
+    names = [_pronounced(example, word) for word in range(len(example.words))]
     counts = np.array([len(parts) for parts in names], np.int64)
     noise = np.random.default_rng(0).integers(-NOISE, NOISE + 1, len(example.samples))
     samples = (example.samples + noise).clip(-32768, 32767).astype(np.int16)
@@ -140,17 +136,32 @@ def _segments(decoder: Any, names: list[tuple[str, str]], samples: NDArray[np.in
     return np.array([(one.start_frame, one.end_frame + 1) for one in found], float) / FRAMES
 
 
-def _pronounced(word: str, phones: tuple[str, ...], where: str) -> list[tuple[str, str]]:
-    """Entries of the dictionary that say a word, and their phones; a word that it does not have is a new one."""
-    dictionary = _decoder(pauses=True)
-    parts = re.findall(r"[^\W_]+(?:'[^\W_]+)*", word.casefold().replace("\u2019", "'"))
-    known = [(part, dictionary.lookup_word(part)) for part in parts]
-    if known and all(said for _, said in known):
-        return known
-    said = arpabet(phones)
-    if not said:
-        raise UserError(f"{where}: pocketsphinx cannot say {word!r}: English has none of its phones {' '.join(phones)}")
-    return [("_" + said.replace(" ", "_").lower(), said)]
+def _pronounced(example: Example, number: int) -> list[tuple[str, str]]:
+    """Entries of the dictionary that say a word or a phrase, and their phones; what it does not have is new."""
+    word, phones = example.words[number], example.phones[number]
+    if example.language.startswith("en"):
+        dictionary = _decoder(pauses=True)
+        parts = re.findall(r"[^\W_]+(?:'[^\W_]+)*", word.casefold().replace("\u2019", "'"))
+        known = [(part, dictionary.lookup_word(part)) for part in parts]
+        if known and all(said for _, said in known):
+            return known
+        spoken = [phones]
+    else:
+        spoken = _words(word, phones, example.language)
+    entries = [said for said in map(arpabet, spoken) if said]
+    if not entries:
+        raise UserError(
+            f"{example.name}: pocketsphinx cannot say {word!r}: English has none of its phones {' '.join(phones)}"
+        )
+    return [("_" + said.replace(" ", "_").lower(), said) for said in entries]
+
+
+def _words(phrase: str, phones: tuple[str, ...], language: str) -> list[tuple[str, ...]]:
+    """The phones of each word of a phrase, so that pauses may lie between; all in one where these are not those."""
+    from indattn.data.speech.espeak import phones as spoken
+
+    found = [one for one in spoken(phrase.split(), language) if one]
+    return found if tuple(phone for one in found for phone in one) == phones else [phones]
 
 
 def arpabet(phones: tuple[str, ...]) -> str:

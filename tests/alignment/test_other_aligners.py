@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ SENTENCES = (
 )
 
 
-def recorded(text, voice, lead_in=""):
+def recorded(text, voice, lead_in="", language="en-us"):
     """An example, and the true times of its words."""
     said = say(text, voice=voice, rate=150)
     before = say(lead_in, voice=voice).samples if lead_in else np.zeros(3000, np.float32)
@@ -38,6 +40,7 @@ def recorded(text, voice, lead_in=""):
         tuple(segment.text for segment in said.segments),
         tuple(segment.phones for segment in said.segments),
         np.rint(samples * 32767).astype(np.int16),
+        language,
     )
     return one, np.array([(segment.start, segment.end) for segment in said.segments]) + shift
 
@@ -91,6 +94,16 @@ def test_a_word_that_is_not_in_the_dictionary_is_said_by_its_phones():
     assert np.abs(pocketsphinx(one) - true).max() < 0.1
 
 
+def test_other_languages_are_said_by_the_nearest_phones_of_english():
+    one, true = recorded("un chien dort sous la grande table verte", "fr", language="fr")
+    phrases = [("un chien dort", 0, 2), ("sous la grande", 3, 5), ("table verte", 6, 7)]
+    joined = tuple(tuple(p for word in one.phones[first : last + 1] for p in word) for _, first, last in phrases)
+    whole = replace(one, words=tuple(text for text, _, _ in phrases), phones=joined)
+    assert np.abs(pocketsphinx(one) - true).max() < 0.15
+    expected = np.array([[true[first, 0], true[last, 1]] for _, first, last in phrases])
+    assert np.abs(pocketsphinx(whole) - expected).max() < 0.15
+
+
 def test_what_cannot_be_aligned_is_not_placed():
     one, _ = recorded("lion umbrella", "en-us+f2")
     before = pocketsphinx(one)
@@ -105,8 +118,6 @@ def test_bad_examples_are_one_line():
     frames = one.frames
     with pytest.raises(UserError, match="u7: pocketsphinx needs samples"):
         pocketsphinx(Example("u7", frames, ("lion",), (("l",),)))
-    with pytest.raises(UserError, match="u7: pocketsphinx aligns English, this is 'fr'"):
-        pocketsphinx(Example("u7", frames, ("lion",), (("l",),), one.samples, "fr"))
     with pytest.raises(UserError, match="u7: pocketsphinx cannot say 'qqzz'"):
         pocketsphinx(Example("u7", frames, ("qqzz",), (("\u0298",),), one.samples))
     with pytest.raises(UserError, match="no language 'xx'"):
