@@ -1,4 +1,4 @@
-"""`indattn aligners`: where aligners without a trained network put the words that the models are tested on."""
+"""`indattn aligners`: where aligners that are not among the models put the words that these are tested on."""
 
 from __future__ import annotations
 

@@ -28,8 +28,9 @@ BASELINES: dict[str, tuple[str, str, Any]] = {
     "energy_durations": ("energy and mean durations", "#5A5A5A", (0, (1, 1))),
     "dtw": ("warping onto synthetic speech", "#8A8A8A", (0, (4, 1, 1, 1))),
     "pocketsphinx": ("PocketSphinx", "#2A2A2A", (0, (1, 2.5))),
+    "reference": ("indattn align", "#000000", (0, (6, 1.5))),
 }
-"""Aligners without a network: name, grey, line."""
+"""Aligners that are not among the models: name, grey, line."""
 
 NOISE = "noise (level of drift)"
 TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 400, 1000, 2000, 4000, 10000, 20000, 40000)
@@ -235,7 +236,7 @@ def _cumulative(
 
 
 def _marks(axes: Axes, here: pd.DataFrame, baselines: pd.DataFrame) -> None:
-    """Shares of aligners without a network at the errors at which they are known."""
+    """Shares of other aligners at the errors at which they are known."""
     data, noise = here["data"].iloc[0], here["noise"].iloc[0]
     names = sorted(baselines["baseline"].unique())
     of = baselines[(baselines["data"] == data) & (baselines["noise"] == noise)]

@@ -1,4 +1,4 @@
-"""What alignment runs left of words' errors, and scores of aligners without a network, as figures and tables read them.
+"""What alignment runs left of words' errors, and scores of other aligners, as figures and tables read them.
 
 The corpus that a run is tested on when it ends is the one it was trained on; others come from its ``evaluations/``
 (test seed 0). No weights are read.
@@ -158,7 +158,7 @@ def alignment_runs(plotter: Plotter) -> pd.DataFrame:
 
 
 def baselines(file: Path) -> pd.DataFrame:
-    """Scores of aligners without a network, as ``alignment-baselines.csv`` has them; no rows if there is no such file.
+    """Scores of other aligners, as ``alignment-baselines.csv`` has them; no rows if there is no such file.
 
     Returns:
         columns ``data``, ``baseline``, ``noise``, and :data:`~indattn.alignment.scores.METRICS`, each with ``_low`` and

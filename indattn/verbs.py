@@ -161,7 +161,7 @@ figures
   retrieved   pictures that two models find for six texts (indirect and dual, or those named by model=)
   centres     where a model looks and where its centres go, over the pictures
   alignment   of speech_text_alignment: every metric and paired differences with intervals, errors of word starts
-              against noise, cumulative shares of words, beside aligners without a network; by corpus where runs were
+              against noise, cumulative shares of words, beside other aligners; by corpus where runs were
               evaluated on others
   spans       a recording, its words, and how their spans move through the layers; each layer's bias
   ablations   runs that differ from indirect, or from indirect_expected, in one thing: differences paired by seed,
@@ -369,13 +369,14 @@ keys
     ),
     "aligners": Verb(
         "indattn.aligners:run",
-        "score aligners without a trained network on the words that the alignment models are tested on",
-        """usage: indattn aligners [linear | energy-durations | dtw | pocketsphinx ...] [KEY=VALUE ...]
+        "score other aligners on the words that the alignment models are tested on",
+        """usage: indattn aligners [linear | energy-durations | dtw | pocketsphinx | reference ...] [KEY=VALUE ...]
 
   linear             words as long as their number of phones, from the recording's start to its end
   energy-durations   phones of mean duration between the first loud frame and the last
   dtw                the transcript spoken by a synthetic voice, matched by dynamic time warping (aeneas's method)
   pocketsphinx       forced alignment with a hidden Markov model of English, other languages by its nearest phones
+  reference          as indattn align does with the model that comes with the package
   (none named: all)
 
 examples
@@ -391,7 +392,7 @@ keys
   data=CORPUS|PATH  noise=X|[...]  misalignment.lead  .stretch  .words  test_seed=N
   format=table|csv|json  progress=auto|true|false  results_dir=results""",
         "aligner",
-        words=("linear", "energy-durations", "dtw", "pocketsphinx"),
+        words=("linear", "energy-durations", "dtw", "pocketsphinx", "reference"),
         flags=("format",),
     ),
     "data": Verb(

@@ -6,6 +6,7 @@ Up to :data:`WINDOW` frames the model sees the whole recording at once; a longer
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from indattn.data.speech.features import FRAME, RATE, decibels, log_mel
 from indattn.errors import UserError
 
 if TYPE_CHECKING:
+    from indattn.alignment.baselines import Example
     from indattn.models.alignment import AlignmentModel
 
-__all__ = ["SKIP", "AlignedWord", "align", "align_frames"]
+__all__ = ["SKIP", "AlignedWord", "align", "align_frames", "by_reference"]
 
 WINDOW = 800
 """Frames of a window: utterances of that length are what models are trained on."""
@@ -162,6 +164,26 @@ def align_frames(
         evidence=evidence,
         max_frames=LONGEST,
     )
+
+
+def by_reference(example: Example) -> NDArray[np.float64]:
+    """Place an example's words with the model that comes with the package, loaded once a process.
+
+    Returns:
+        ``(words, 2)`` seconds, NaN for words that are held not to be said.
+
+    Raises:
+        UserError: if the package has no reference model, or the recording is too short for the text.
+    """
+    found = align_frames(_reference(), example.frames, example.phones)
+    return np.array([(word.start, word.end) for word in _words(found, example.words, example.phones)])
+
+
+@functools.cache
+def _reference() -> AlignmentModel:
+    from indattn.alignment.trained import load_aligner
+
+    return load_aligner("reference")
 
 
 def _frames_per_phone(frames: NDArray[np.uint8], phones: int) -> float:

@@ -1,4 +1,4 @@
-"""Aligners without a trained network: where they put the words is what a model has to beat.
+"""Aligners that are not among the models: where they put the words is what a model has to beat.
 
 =====================  ===============================================================================================
 name                   how
@@ -9,6 +9,8 @@ name                   how
                        (:mod:`indattn.alignment.warping`)
 ``pocketsphinx``       forced alignment with a hidden Markov model of English, other languages by its nearest phones
                        (:mod:`indattn.alignment.sphinx`)
+``reference``          as `indattn align` does with the model that comes with the package
+                       (:mod:`indattn.alignment.align`)
 =====================  ===============================================================================================
 
 Each takes an :class:`Example` and returns ``(words, 2)`` seconds, start and end of each word, NaN for words that it
@@ -33,7 +35,7 @@ from indattn.errors import UserError, nearest
 
 __all__ = ["ALIGNERS", "Aligner", "Example", "MeanDurations", "align_all", "aligner", "example", "linear"]
 
-ALIGNERS = ("linear", "energy-durations", "dtw", "pocketsphinx")
+ALIGNERS = ("linear", "energy-durations", "dtw", "pocketsphinx", "reference")
 
 RANGE = 35.0
 """Decibels below the loudest frame down to which a frame counts as loud."""
@@ -173,6 +175,10 @@ def aligner(name: str, training: SpeechCorpus | None = None) -> Aligner:
 
         sphinx.check()
         return sphinx.pocketsphinx
+    if name == "reference":
+        from indattn.alignment.align import by_reference
+
+        return by_reference
     raise UserError(f"no aligner {name!r}{nearest(name, ALIGNERS)}")
 
 

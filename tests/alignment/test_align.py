@@ -12,7 +12,8 @@ pytest.importorskip("espeakng_loader")
 
 import soundfile
 
-from indattn.alignment.align import align, align_frames
+from indattn.alignment.align import align, align_frames, by_reference
+from indattn.alignment.baselines import Example
 from indattn.alignment.trained import REFERENCE, load_aligner
 from indattn.data.speech.audio import read_audio
 from indattn.data.speech.espeak import phones, say
@@ -31,6 +32,13 @@ def recording(tmp_path, spoken):
     soundfile.write(tmp_path / "speech.wav", spoken.samples, 16_000)
     (tmp_path / "speech.txt").write_text("Purple monkeys carry\nseven, wooden baskets.\n")
     return tmp_path
+
+
+def test_the_reference_aligner_of_tables_is_that_of_align(spoken):
+    words, said = zip(*((one.text, one.phones) for one in spoken.segments), strict=True)
+    found = by_reference(Example("x", log_mel(spoken.samples), words, said))
+    expected = align(spoken.samples, words, phones=said)
+    np.testing.assert_array_equal(found, [(word.start, word.end) for word in expected])
 
 
 def test_the_reference_model_is_small_and_names_no_folder():

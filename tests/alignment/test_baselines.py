@@ -1,4 +1,4 @@
-"""Aligners without a trained network."""
+"""Aligners that are not among the models."""
 
 from __future__ import annotations
 
