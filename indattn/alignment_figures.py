@@ -34,6 +34,9 @@ BASELINES: dict[str, tuple[str, str, Any]] = {
 
 NOISE = "noise (level of drift)"
 TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 400, 1000, 2000, 4000, 10000, 20000, 40000)
+MARKER = 1.1
+"""Half a marker's height on the axis of errors, as a ratio; it must not be cut."""
+
 MEASURES = {"start_median_ms": "median error (ms)", "start_mean_ms": "mean error (ms)"}
 
 
@@ -69,9 +72,9 @@ def _formulations(table: pd.DataFrame) -> list[str]:
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
-    """The ticks next below and above all numbers, so that an axis has two at least."""
+    """The ticks next below and above all numbers with room for markers, so that an axis has two at least."""
     values = values[np.isfinite(values)]
-    low, high = (values.min(), values.max()) if len(values) else (10.0, 100.0)
+    low, high = (values.min() / MARKER, values.max() * MARKER) if len(values) else (10.0, 100.0)
     below = [tick for tick in TICKS if tick <= low]
     above = [tick for tick in TICKS if tick >= high and tick > (below or TICKS)[-1 if below else 0]]
     return (below[-1] if below else TICKS[0]), (above[0] if above else TICKS[-1])

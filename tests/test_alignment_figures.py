@@ -390,3 +390,9 @@ def test_other_tasks_have_no_such_figures():
     plotter = Plotter([], None)
     plotter.table = pd.DataFrame(columns=["task", "path"])
     assert placed(plotter) == []
+
+
+def test_no_marker_is_cut_by_the_axis():
+    for value in (103.0, 100.0, 399.0, 2.02):
+        low, high = alignment_figures._limits(np.array([value]))
+        assert low * 1.05 < value < high / 1.05
