@@ -29,6 +29,8 @@ def heads(plotter: Plotter) -> None:
     table = by_head([Run(Path(path)) for path in plotter.table["path"]])
     if table.empty:
         return
+    variant = plotter.table.set_index("hash")["variant"].str.replace(r"(, )?self_attention=\w+", "", regex=True)
+    table["variant"] = table["hash"].map(variant).str.removeprefix(", ")
     for task, of_task in table.groupby("task"):
         plotter.save_table(of_task, f"heads-{task}")
         plotter.save_table(by_run(of_task), f"heads-{task}-runs")
@@ -73,16 +75,17 @@ def drawn(table: pd.DataFrame) -> Figure:
     """Position share (left) and data share (right) of each head against the layer, a colour a kind of run.
 
     Args:
-        table: :func:`by_head`, of one task.
+        table: :func:`by_head`, of one task, with what else tells kinds of run apart in ``variant``.
     """
-    kinds = list(table.groupby(["model", "noise", "self_attention"], sort=True))
+    kinds = list(table.groupby(["model", "noise", "self_attention", "variant"], sort=True))
     apart = min(0.25, 0.8 / len(kinds))
     with plt.rc_context(LINES):
         figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.0), sharey=True, layout="constrained")
-        for number, ((model, noise, among), group) in enumerate(kinds):
+        for number, ((model, noise, among, variant), group) in enumerate(kinds):
             colour, marker, _ = SPARE[number % len(SPARE)]
             x = group["layer"] + (number - (len(kinds) - 1) / 2) * apart
             label = f"{model}, noise {noise:g}, self-attention {'on' if among else 'off'}"
+            label += f", {variant}" if variant else ""
             for one, column in zip(axes, ("position_share", "data_share"), strict=True):
                 one.scatter(x, group[column], s=16, alpha=0.5, linewidth=0, color=colour, marker=marker, label=label)
         axes[0].set(title="of a head's scores, what is bias", ylabel="share of the variance", ylim=(-0.03, 1.03))

@@ -80,3 +80,7 @@ def test_runs_tell_of_their_heads_and_the_record_too(tmp_path, capsys, monkeypat
     written = pd.read_csv(tmp_path / "tables" / "heads-sorting-runs.csv")
     assert written["most_position"].tolist() == pytest.approx([table["position_share"].max()], abs=1e-5)
     assert (tmp_path / "figures" / "heads-sorting.png").is_file()
+    run("train", "task=sorting", "task.orders=2", *small)
+    run("plot", "heads")
+    written = pd.read_csv(tmp_path / "tables" / "heads-sorting.csv")
+    assert set(written["variant"]) == {"orders=2", "orders=5"}  # kinds of their own in the figure
