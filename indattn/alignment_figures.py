@@ -72,8 +72,8 @@ def _formulations(table: pd.DataFrame) -> list[str]:
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
-    """The ticks next below and above all numbers with room for markers, so that an axis has two at least."""
-    values = values[np.isfinite(values)]
+    """The ticks next below and above all positive numbers with room for markers, so that an axis has two at least."""
+    values = values[np.isfinite(values) & (values > 0)]
     low, high = (values.min() / MARKER, values.max() * MARKER) if len(values) else (10.0, 100.0)
     below = [tick for tick in TICKS if tick <= low]
     above = [tick for tick in TICKS if tick >= high and tick > (below or TICKS)[-1 if below else 0]]
@@ -105,7 +105,8 @@ def error_curves(table: pd.DataFrame, baselines: pd.DataFrame, title: str) -> Fi
             layout="constrained",
         )
         for i, (measure, label) in enumerate(MEASURES.items()):
-            low, high = _limits(np.concatenate([table[measure], beside[measure]]).astype(float))
+            shown = [one[measure + end] for one in (table, beside) for end in ("", "_low", "_high")]
+            low, high = _limits(np.concatenate(shown).astype(float))
             for j, formulation in enumerate(columns):
                 axes = grid[i][j]
                 for one in (*names, *models):

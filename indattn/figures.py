@@ -52,7 +52,7 @@ STYLES = {
     "indirect_gaussian": ("#56B4E9", "P", (0, (6, 2))),
     "indirect_fourier": ("#000000", "X", (0, (1, 1.2))),
     "indirect_expected": ("#332288", "*", (0, (3, 1))),
-    "indirect_expected_shared": ("#56B4E9", "p", (0, (1, 1))),
+    "indirect_expected_shared": ("#7A5C00", "p", (0, (1, 1))),
     "indirect_expected_carried": ("#AA4499", "d", (0, (2, 1))),
     # Of pairs; controls are grey.
     "dual": ("#000000", "X", (0, (4, 2))),

@@ -21,30 +21,34 @@ if TYPE_CHECKING:
 
 __all__ = ["by_head", "by_run", "drawn", "heads"]
 
-KEYS = ["task", "model", "noise", "seed", "hash", "self_attention", "norm"]
+KEYS = ["task", "model", "noise", "seed", "hash", "self_attention", "norm", "variant"]
 
 
 def heads(plotter: Plotter) -> None:
     """Two tables and a figure a task."""
-    table = by_head([Run(Path(path)) for path in plotter.table["path"]])
+    table = by_head(plotter.table)
     if table.empty:
         return
-    variant = plotter.table.set_index("hash")["variant"].str.replace(r"(, )?self_attention=\w+", "", regex=True)
-    table["variant"] = table["hash"].map(variant).str.removeprefix(", ")
     for task, of_task in table.groupby("task"):
-        plotter.save_table(of_task, f"heads-{task}")
-        plotter.save_table(by_run(of_task), f"heads-{task}-runs")
+        plotter.save_plain(of_task, f"heads-{task}")
+        plotter.save_plain(by_run(of_task), f"heads-{task}-runs")
         plotter.save_figure(drawn(of_task), f"heads-{task}")
 
 
-def by_head(runs: list[Run]) -> pd.DataFrame:
-    """A row a layer and head (from 1) of the runs whose result tells: :data:`KEYS`, ``position_share, data_share``."""
+def by_head(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a layer and head (from 1) of the runs whose result tells: :data:`KEYS`, ``position_share, data_share``.
+
+    Args:
+        runs: a row a run: ``path`` and ``variant``, what tells it apart beside model, noise and seed.
+    """
     rows: list[dict[str, Any]] = []
-    for run in runs:
+    for path, variant in zip(runs["path"], runs["variant"], strict=True):
+        run = Run(Path(path))
         if not (told := run.result().get("heads")):
             continue
         model = run.config().model
-        labels = {**run.labels, "self_attention": bool(model.self_attention), "norm": str(model.norm)}
+        choices = {"self_attention": bool(model.self_attention), "norm": str(model.norm), "variant": variant}
+        labels = {**run.labels, **choices}
         for layer, of_layer in enumerate(told["position_share"]):
             for head, position in enumerate(of_layer):
                 data = told["data_share"][layer][head]
@@ -75,17 +79,16 @@ def drawn(table: pd.DataFrame) -> Figure:
     """Position share (left) and data share (right) of each head against the layer, a colour a kind of run.
 
     Args:
-        table: :func:`by_head`, of one task, with what else tells kinds of run apart in ``variant``.
+        table: :func:`by_head`, of one task.
     """
-    kinds = list(table.groupby(["model", "noise", "self_attention", "variant"], sort=True))
+    kinds = list(table.groupby(["model", "noise", "variant"], sort=True))
     apart = min(0.25, 0.8 / len(kinds))
     with plt.rc_context(LINES):
         figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.0), sharey=True, layout="constrained")
-        for number, ((model, noise, among, variant), group) in enumerate(kinds):
+        for number, ((model, noise, variant), group) in enumerate(kinds):
             colour, marker, _ = SPARE[number % len(SPARE)]
             x = group["layer"] + (number - (len(kinds) - 1) / 2) * apart
-            label = f"{model}, noise {noise:g}, self-attention {'on' if among else 'off'}"
-            label += f", {variant}" if variant else ""
+            label = f"{model}, noise {noise:g}" + (f", {variant}" if variant else "")
             for one, column in zip(axes, ("position_share", "data_share"), strict=True):
                 one.scatter(x, group[column], s=16, alpha=0.5, linewidth=0, color=colour, marker=marker, label=label)
         axes[0].set(title="of a head's scores, what is bias", ylabel="share of the variance", ylim=(-0.03, 1.03))

@@ -290,6 +290,11 @@ def test_figures_of_one_and_several_seeds_and_levels(tmp_path, seeds, levels, wi
         for line in axes.lines:
             values = np.asarray(line.get_ydata(), float)
             assert ((values >= low) & (values <= high)).all()
+    for axes, measure in zip(figure.axes[::2], alignment_figures.MEASURES, strict=True):  # intervals are whole
+        shown = [one[f"{measure}_{end}"] for one in (summary(found), others) for end in ("low", "high")]
+        ends = np.concatenate(shown).astype(float)
+        low, high = axes.get_ylim()
+        assert ((ends <= 0) | np.isnan(ends) | ((ends >= low) & (ends <= high))).all()
     assert ("no interval" in figure.get_suptitle()) == (len(seeds) == 1)
     figures.plt.close(figure)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from indattn import heads
 from indattn.cli import main
+from indattn.plot import run_table
 from indattn.recording import of_heads, shares
 from indattn.runs import find_runs
 
@@ -71,7 +72,7 @@ def test_runs_tell_of_their_heads_and_the_record_too(tmp_path, capsys, monkeypat
     assert [len(layer) for layer in told["position_share"]] == [2, 2]
     assert told["data_share"][0] == [0, 0]  # the first layer's bias is a function of the offset alone
     assert "heads" not in standard.result()
-    table = heads.by_head([indirect, standard])
+    table = heads.by_head(run_table([indirect, standard]))
     assert table["model"].unique().tolist() == ["indirect"]
     summary = heads.by_run(table).iloc[0]
     assert summary["between"] == pytest.approx(table["position_share"].max() - table["position_share"].min())
