@@ -123,9 +123,10 @@ def test_operations_do_not_depend_on_the_backend(compose):
     assert row["step_gflops"] * 1e9 == pytest.approx(whole, rel=1e-12)
 
 
-def test_the_models_are_those_of_training(compose):
-    bench = with_model(growing(compose), "indirect_expected", True)
-    trained = compose("task=synthetic", "model=indirect_expected", "training.batch_size=4", "model.layers=1",
+@pytest.mark.parametrize("name", ["standard", "cross", "indirect_expected", "indirect_expected_shared"])
+def test_the_models_are_those_of_training(compose, name):
+    bench = with_model(growing(compose), name, True)
+    trained = compose("task=synthetic", f"model={name}", "training.batch_size=4", "model.layers=1",
                       "model.width=16")  # fmt: skip
     assert bench.model == trained.model
     assert bench.training == trained.training

@@ -97,11 +97,16 @@ def with_model(config: DictConfig, name: str, self_attention: bool) -> DictConfi
     changed = config.copy()
     OmegaConf.set_struct(changed, False)
     # The group's base has no bias; a model's own file says what is different.
-    file = OmegaConf.to_container(load_option("model", name), resolve=False)  # it asks for the task's family
-    chosen = {"self_attention": self_attention, "bias": "none"} | cast(dict, file)
-    chosen.pop("defaults", None)
-    changed.model.update(chosen)
+    changed.model.update({"self_attention": self_attention, "bias": "none"} | _own_keys(name))
     return changed
+
+
+def _own_keys(name: str) -> dict[str, Any]:
+    """What a model's file says beyond the group's base, with the models that it starts from."""
+    # Not resolved: it asks for the task's family.
+    file = cast(dict, OmegaConf.to_container(load_option("model", name), resolve=False))
+    above = [one for one in file.pop("defaults", []) if isinstance(one, str) and one not in ("_base", "_self_")]
+    return {key: value for one in above for key, value in _own_keys(one).items()} | file
 
 
 def bench_step(config: DictConfig, device: torch.device) -> list[dict[str, Any]]:
