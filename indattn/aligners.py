@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from omegaconf import DictConfig, ListConfig
 
-from indattn.alignment.baselines import ALIGNERS, Example, align_all, aligner
+from indattn.alignment.baselines import ALIGNERS, align_all, aligner
+from indattn.alignment.example import Example
 from indattn.alignment.scores import METRICS, word_errors
 from indattn.config import check_noise, construct, load_option
 from indattn.data.speech.corpus import SpeechCorpus

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from indattn.claims import load_statements
+from indattn.claims.statements import load_statements
 from indattn.command_line import quoted
 from indattn.errors import UserError, nearest
 from indattn.launching import Launcher, make

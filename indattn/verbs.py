@@ -118,7 +118,7 @@ keys
         rest="override",
     ),
     "claims": Verb(
-        "indattn.claims_pages:run",
+        "indattn.claims:run",
         "what became of each claim of the paper: holds, fails or undecided, with the numbers",
         """usage: indattn claims [NAME ...] [KEY=VALUE ...]
 

@@ -351,7 +351,7 @@ def test_bash_completes_with_what_is_installed(command, tmp_path):
 def test_claims_are_filtered_by_what_decides_them(command, tmp_path):
     code, out, error = command("claims", "by=two_orders", "format=csv", f"results_dir={tmp_path}")
     assert (code, error) == (0, "")
-    from indattn.claims import load_statements
+    from indattn.claims.statements import load_statements
 
     decided = [name for name, one in load_statements().items() if one.experiment == "two_orders"]
     assert [line.split(",")[0] for line in out.splitlines()[1:]] == decided

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from indattn.alignment.example import Example
 from indattn.alignment.windows import WindowedAlignment, align_in_windows
 from indattn.data.speech.audio import SILENCE, is_silent
 from indattn.data.speech.features import FRAME, RATE, decibels, log_mel
 from indattn.errors import UserError
 
 if TYPE_CHECKING:
-    from indattn.alignment.baselines import Example
     from indattn.models.alignment import AlignmentModel
 
 __all__ = ["SKIP", "AlignedWord", "align", "align_frames", "by_reference"]

@@ -13,8 +13,8 @@ name                   how
                        (:mod:`indattn.alignment.align`)
 =====================  ===============================================================================================
 
-Each takes an :class:`Example` and returns ``(words, 2)`` seconds, start and end of each word, NaN for words that it
-does not place.
+Each takes an :class:`~indattn.alignment.example.Example` and returns ``(words, 2)`` seconds, start and end of each
+word, NaN for words that it does not place.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from indattn.data.speech.corpus import SpeechCorpus, Utterance
-from indattn.data.speech.features import FRAME, RATE, decibels
+from indattn.alignment.example import Example
+from indattn.data.speech.corpus import SpeechCorpus
+from indattn.data.speech.features import FRAME, decibels
 from indattn.data.speech.phones import phone_codes
 from indattn.errors import UserError, nearest
 
-__all__ = ["ALIGNERS", "Aligner", "Example", "MeanDurations", "align_all", "aligner", "example", "linear"]
+__all__ = ["ALIGNERS", "Aligner", "MeanDurations", "align_all", "aligner", "linear"]
 
 ALIGNERS = ("linear", "energy-durations", "dtw", "pocketsphinx", "reference")
 
@@ -41,45 +42,7 @@ RANGE = 35.0
 """Decibels below the loudest frame down to which a frame counts as loud."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """A recording and its transcript.
-
-    Attributes:
-        name: for messages.
-        frames: ``(frames, 80)`` uint8, of :func:`~indattn.data.speech.features.log_mel`.
-        words: as they are written.
-        phones: of each word in IPA, at least one.
-        samples: ``(samples,)`` int16 at 16 kHz, where an aligner needs them.
-        language: of the words, as espeak-ng calls it (``en-us``, ``fr``).
-    """
-
-    name: str
-    frames: NDArray[np.uint8]
-    words: tuple[str, ...]
-    phones: tuple[tuple[str, ...], ...]
-    samples: NDArray[np.int16] | None = None
-    language: str = "en-us"
-
-    @property
-    def seconds(self) -> float:
-        """Length of the recording."""
-        return len(self.frames) * FRAME if self.samples is None else len(self.samples) / RATE
-
-
 Aligner = Callable[[Example], NDArray[np.float64]]
-
-
-def example(utterance: Utterance, language: str = "en-us") -> Example:
-    """An utterance of a corpus as it is, with its own transcript."""
-    return Example(
-        name=utterance.name,
-        frames=utterance.frames,
-        words=tuple(segment.text for segment in utterance.segments),
-        phones=tuple(segment.phones for segment in utterance.segments),
-        samples=utterance.samples,
-        language=language,
-    )
 
 
 def linear(example: Example) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indattn.alignment.baselines import Example
+from indattn.alignment.example import Example
 from indattn.errors import UserError
 
 __all__ = ["ARPABET", "arpabet", "check", "pocketsphinx"]

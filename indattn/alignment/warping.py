@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dct
 
-from indattn.alignment.baselines import Example
+from indattn.alignment.example import Example
 from indattn.data.speech.features import FRAME, RATE, decibels, log_mel
 from indattn.errors import UserError
 

@@ -16,8 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from omegaconf import DictConfig, ListConfig
 
+from indattn.claims.ledger import VERDICTS, load_ledger
 from indattn.errors import UserError
-from indattn.ledger import VERDICTS, load_ledger
 from indattn.report import numbers
 from indattn.report.curves import noise_panels
 from indattn.report.making import making

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from indattn.ledger import Entry
+from indattn.claims.ledger import Entry
 
 __all__ = ["effect", "interval", "number", "p_value", "with_unit"]
 

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from indattn.claims.ledger import Entry
 from indattn.errors import UserError
-from indattn.ledger import Entry
 from indattn.report.numbers import number
 from indattn.report.strips import strip
 

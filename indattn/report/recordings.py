@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indattn.errors import UserError
-from indattn.plot import recording
+from indattn.plot.plotter import recording
 from indattn.runs import LABELS, Run, atomic, scan, wanted
 
 __all__ = ["collect", "write_recordings"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from html import escape
 
-from indattn.ledger import Entry
+from indattn.claims.ledger import Entry
 from indattn.report.numbers import effect, interval, number
 
 __all__ = ["strip", "ticks"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,9 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from indattn.figures import LINES, plain_log, save
-
-if TYPE_CHECKING:
-    from indattn.theory.figure1 import Reading, Sentence
+from indattn.theory.readings import SENTENCES, Reading, Sentence
 
 __all__ = ["reading", "save", "sharpness", "summary", "threshold"]
 
@@ -75,12 +72,10 @@ def reading(shown: Mapping[str, pd.DataFrame], which: Reading, judged: pd.DataFr
     """The three panels under one reading.
 
     Args:
-        shown: of :func:`indattn.theory.figure1.panels`.
+        shown: of :func:`indattn.theory.readings.panels`.
         which: the reading.
-        judged: of :func:`indattn.theory.figure1.verdicts`.
+        judged: of :func:`indattn.theory.readings.verdicts`.
     """
-    from indattn.theory.figure1 import SENTENCES
-
     rows = judged[
         (judged["source"] == which.source) & (judged["signal"] == which.signal) & (judged["shift"] == which.shift)
     ]
@@ -181,7 +176,7 @@ def sharpness(rows: pd.DataFrame) -> Figure:
     """SNR at sigma 1, and the printed gamma over the true one, against the sharpness of the weights.
 
     Args:
-        rows: of :func:`indattn.theory.figure1.sharpness_table`.
+        rows: of :func:`indattn.theory.readings.sharpness_table`.
     """
     with plt.rc_context(LINES):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), layout="constrained")

@@ -32,7 +32,7 @@ from indattn.build import build_misalignment, build_task
 from indattn.errors import UserError
 from indattn.evaluation import load_model, load_weights
 from indattn.misalignment import Batch
-from indattn.plot import run_table
+from indattn.plot.scores import run_table
 from indattn.runs import Run, atomic, named_runs, select_runs
 from indattn.statistics import mean_interval
 from indattn.tables import print_table

@@ -13,7 +13,7 @@ pytest.importorskip("espeakng_loader")
 import soundfile
 
 from indattn.alignment.align import align, align_frames, by_reference
-from indattn.alignment.baselines import Example
+from indattn.alignment.example import Example
 from indattn.alignment.trained import REFERENCE, load_aligner
 from indattn.data.speech.audio import read_audio
 from indattn.data.speech.espeak import phones, say

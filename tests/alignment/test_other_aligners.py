@@ -12,7 +12,8 @@ pytest.importorskip("espeakng_loader")
 pytest.importorskip("kaldi_native_fbank")
 pytest.importorskip("pocketsphinx")
 
-from indattn.alignment.baselines import Example, align_all, aligner
+from indattn.alignment.baselines import align_all, aligner
+from indattn.alignment.example import Example
 from indattn.alignment.scores import word_errors
 from indattn.alignment.sphinx import ARPABET, _decoder, arpabet, pocketsphinx
 from indattn.alignment.warping import dtw, spoken
