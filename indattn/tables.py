@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from omegaconf import DictConfig
 from rich.cells import cell_len
 
 from indattn.errors import UserError
 
-__all__ = ["check_format", "print_table", "slug"]
+__all__ = ["check_format", "name_suffix", "print_table", "slug"]
 
 FORMATS = ("table", "csv", "json")
 
@@ -66,3 +68,15 @@ def _cell(value: Any) -> str:
 def slug(text: str) -> str:
     """Text as part of a file's name."""
     return "".join(c if c.isalnum() or c in "._" else "-" for c in text)
+
+
+def name_suffix(config: DictConfig) -> str:
+    """What ``suffix`` adds to the names of files: nothing, or ``-SUFFIX``.
+
+    Raises:
+        UserError: if it is not of letters, digits, - and _.
+    """
+    suffix = str(config.suffix or "")
+    if suffix and not re.fullmatch(r"[\w.-]+", suffix):
+        raise UserError(f"suffix={suffix}: must be of letters, digits, - and _")
+    return f"-{suffix}" if suffix else ""

@@ -296,7 +296,7 @@ Figures go to <results_dir>/figures, the numbers in them to <results_dir>/tables
 keys
   widths=[...]  n=64  sigmas=[...]  shifts=[...]  random_seed=0  (of figure1, threshold and lemmas)
   setting.*  samples=4000  (of setting)
-  examples=128  task=...  model=...  noise=...  seed=...  or in their place run=PATH|[...]  (of training)
+  examples=128  suffix=...  task=...  model=...  noise=...  seed=...  or in their place run=PATH|[...]  (of training)
   format=table|csv|json  device=auto  threads=auto  progress=auto  results_dir=results""",
         "theory",
         where=FILTERS,

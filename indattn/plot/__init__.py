@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from indattn.plot import (
 from indattn.plot.plotter import Plotter
 from indattn.plot.recorded import run_figures
 from indattn.runs import named_runs, select_runs
+from indattn.tables import name_suffix
 
 __all__ = ["FIGURES", "run", "run_figures"]
 
@@ -67,9 +67,7 @@ def run(config: DictConfig) -> None:
     runs = [one for one in runs if one.known]
     if not runs:
         raise UserError(f"no finished run matches in {config.results_dir}; `indattn show` lists what there is")
-    if config.suffix and not re.fullmatch(r"[\w.-]+", str(config.suffix)):
-        raise UserError(f"suffix={config.suffix}: must be of letters, digits, - and _")
-    plotter = Plotter(runs, Path(config.results_dir), config.example, str(config.suffix or ""))
+    plotter = Plotter(runs, Path(config.results_dir), config.example, name_suffix(config))
     for name in names or FIGURES:
         FIGURES[name](plotter)
     if not plotter.written:

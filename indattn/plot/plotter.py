@@ -27,13 +27,13 @@ class Plotter:
         runs: the selection.
         out: results folder; figures go to ``figures/``, tables to ``tables/``.
         example: index of the example whose attention is drawn.
-        suffix: of all files' names.
+        suffix: of all files' names (:func:`indattn.tables.name_suffix`).
     """
 
     def __init__(self, runs: list[Run], out: Path, example: int = 0, suffix: str = "") -> None:
         # However they were named: the same runs make the same files.
         self.runs = sorted((run for run in runs if run.known), key=lambda run: tuple(run.labels.values()))
-        self.out, self.example, self.suffix = out, example, f"-{suffix}" if suffix else ""
+        self.out, self.example, self.suffix = out, example, suffix
         self.table = run_table(self.runs) if self.runs else pd.DataFrame()
         self.written: list[Path] = []
         self._read: dict[Callable[[Plotter], Any], Any] = {}

@@ -35,7 +35,7 @@ from indattn.misalignment import Batch
 from indattn.plot.scores import run_table
 from indattn.runs import Run, atomic, named_runs, select_runs
 from indattn.statistics import mean_interval
-from indattn.tables import print_table
+from indattn.tables import name_suffix, print_table
 from indattn.tasks.base import SequenceTask, to_device
 from indattn.theory.options import show_progress
 
@@ -256,7 +256,7 @@ def follow(config: DictConfig, device: torch.device) -> list[Path]:
     """
     from indattn.theory import training_figures
 
-    examples = config.examples
+    examples, suffix = config.examples, name_suffix(config)
     if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
         raise UserError(f"examples={examples}: must be a whole number of at least 1")
     runs = named_runs(config)
@@ -288,12 +288,12 @@ def follow(config: DictConfig, device: torch.device) -> list[Path]:
         events = order(layers)
         stem = f"theory-training-{task}"
         for name, table in ((stem, layers), (f"{stem}-heads", _ratios(last.copy())), (f"{stem}-order", events)):
-            path = root / "tables" / f"{name}.csv"
+            path = root / "tables" / f"{name}{suffix}.csv"
             with atomic(path) as file:
                 table.to_csv(file, index=False, float_format="%.4g")
             paths.append(path)
         for name, figure in training_figures.all_figures(layers, str(task)).items():
-            paths += training_figures.save(figure, root / "figures" / f"{stem}{name}")
+            paths += training_figures.save(figure, root / "figures" / f"{stem}{name}{suffix}")
         rows = summary(layers, events)
         print_table(rows, list(rows[0]), config.format, title=f"{task}: at the last checkpoint, over seeds")
     return paths

@@ -51,7 +51,7 @@ def test_the_right_value_stands_where_the_task_says(compose):
     assert task.answer_positions(shuffled) is None
 
 
-@pytest.mark.parametrize("name", ["indirect", "standard"])
+@pytest.mark.parametrize("name", ["indirect", "indirect_expected", "standard"])
 def test_energies_are_those_of_plain_loops(compose, name):
     model, task, batch, twin = parts(compose, "noise=1", f"model={name}")
     rows = {(row["layer"], row["head"]): row for row in measure_model(model, task, batch, twin)}
@@ -146,6 +146,11 @@ def test_the_command_follows_runs(compose, capsys):
         for end in ("snr-forward", "snr-centred", "snr-values", "right-weight", "sharpness", "noise")
     }
     assert not any(plain.path.glob("step-*"))
+    run(compose("theory=[training]", "examples=16", "where.model=cross", "suffix=one", verb="theory"))
+    one = pd.read_csv(root / "tables/theory-training-synthetic-one.csv")
+    assert set(one["model"]) == {"cross"}
+    pd.testing.assert_frame_equal(pd.read_csv(root / "tables/theory-training-synthetic.csv"), layers)
+    assert (root / "figures/theory-training-synthetic-snr-forward-one.png").is_file()
 
 
 def test_bad_input_gets_one_line(compose, command, tmp_path):
@@ -160,6 +165,7 @@ def test_bad_input_gets_one_line(compose, command, tmp_path):
         ([f"results_dir={tmp_path / 'results'}"], f"no finished run in {tmp_path / 'results'} kept checkpoints"),
         ([f"results_dir={other}"], "runs of synthetic differ in more than model, noise and seed (lr=0.002 / lr=0.01)"),
         (["format=xml"], "format=xml: must be one of"),
+        (["suffix=a/b"], "suffix=a/b: must be of letters, digits, - and _"),
         (["examples=0"], "examples=0: must be a whole number of at least 1"),
         (["run=nowhere"], "nowhere: no such folder"),
     ):
