@@ -82,7 +82,7 @@ def changes(runs: pd.DataFrame, of: str = "indirect") -> pd.DataFrame:
     base has too. Task, misalignment and training must be the same.
 
     Args:
-        runs: rows of :func:`indattn.plot.run_table` of one task and level.
+        runs: rows of :func:`indattn.plot.scores.run_table` of one task and level.
         of: the model, of :data:`BASES`.
 
     Raises:

@@ -69,7 +69,7 @@ def by_reading(runs: pd.DataFrame) -> pd.DataFrame:
     in more than a reading (learning rates, sizes) only those nearest to the defaults count, and of those the most.
 
     Args:
-        runs: :func:`indattn.plot.run_table`.
+        runs: :func:`indattn.plot.scores.run_table`.
 
     Returns:
         columns ``task``, those of :data:`CHOICES`; for each model its accuracy and ``<model>_seeds``; for each of

@@ -110,7 +110,7 @@ def ranked(table: pd.DataFrame) -> list[Ranked]:
     """All ranks of some runs.
 
     Args:
-        table: a row a run, with ``path`` and ``variant`` (:func:`indattn.plot.run_table`).
+        table: a row a run, with ``path`` and ``variant`` (:func:`indattn.plot.scores.run_table`).
     """
     found: list[Ranked] = []
     names: dict[str, str] = {}  # of other corpora, by what tells them apart
