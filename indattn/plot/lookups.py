@@ -45,8 +45,8 @@ def length_table(runs: pd.DataFrame) -> pd.DataFrame:
     """A row a model, its variant and ``n``: mean accuracy over seeds and its 95% interval (Student's t), chance.
 
     Args:
-        runs: rows of :func:`indattn.plot.scores.run_table`; those evaluated with ``indattn evaluate RUN n=...`` count, at
-            the level and kind of training, on test split 0.
+        runs: rows of :func:`indattn.plot.scores.run_table`; those evaluated with ``indattn evaluate RUN n=...`` count,
+            at the level and kind of training, on test split 0.
     """
     rows = []
     for run in runs.to_dict("records"):
