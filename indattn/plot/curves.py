@@ -10,19 +10,22 @@ from indattn import figures
 from indattn.plot import alignment_tables, readings, retrieval
 from indattn.plot.alignment_results import is_alignment
 from indattn.plot.plotter import Plotter
-from indattn.plot.scores import paired, run_table, summary
+from indattn.plot.scores import paired, run_table, steps_taken, summary
 from indattn.runs import Run
 
 __all__ = ["curves", "figure2", "noise"]
 
 
 def curves(plotter: Plotter) -> None:
-    """Learning curves, a figure a task; final scores and steps to 0.9, a table."""
+    """Learning curves, a figure a task; tables of final scores, their paired differences, and steps to 0.9."""
     for task, table in plotter.table.groupby("task"):
         found = plotter.curves(table)
         figure = figures.learning_curves(found, table, "variant", "noise", str(task).replace("_", " "))
         plotter.save_figure(figure, f"curves-{task}")
-        plotter.save_table(summary(table, ["task", "kind", "noise", "variant", "model"]), f"curves-{task}")
+        columns = ["task", "kind", "noise", "variant"]
+        plotter.save_table(summary(table, [*columns, "model"]), f"curves-{task}")
+        plotter.save_table(paired(table, columns), f"curves-{task}-paired")
+        plotter.save_table(steps_taken(table, columns), f"curves-{task}-steps")
 
 
 def noise(plotter: Plotter) -> None:

@@ -32,17 +32,20 @@ KINDS = {
 
 def lengths(plotter: Plotter) -> None:
     """Score against the length of sequences: a figure and a table a task, kind and level of runs tested at others."""
-    table = length_table(plotter.table)
-    for (task, kind, noise), rows in table.groupby(["task", "kind", "noise"]) if len(table) else ():
+    tests = length_tests(plotter.table)
+    for (task, kind, noise), of in tests.groupby(["task", "kind", "noise"]) if len(tests) else ():
         name = f"lengths-{task}"
-        if table[["kind", "noise"]].drop_duplicates().shape[0] > 1:
+        if tests[["kind", "noise"]].drop_duplicates().shape[0] > 1:
             name += f"-{kind}-noise-{noise:g}"
-        plotter.save_table(rows, name)
-        plotter.save_figure(length_figure(rows, f"{task}, {KINDS.get(str(kind), kind)}, noise {noise:g}"), name)
+        table = length_table(of)
+        plotter.save_table(table, name)
+        plotter.save_table(of, f"{name}-runs")
+        figure = length_figure(table, of, f"{task}, {KINDS.get(str(kind), kind)}, noise {noise:g}")
+        plotter.save_figure(figure, name)
 
 
-def length_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a model, its variant and ``n``: mean accuracy over seeds and its 95% interval (Student's t), chance.
+def length_tests(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a run and length that it was tested at.
 
     Args:
         runs: rows of :func:`indattn.plot.scores.run_table`; those evaluated with ``indattn evaluate RUN n=...`` count,
@@ -58,8 +61,16 @@ def length_table(runs: pd.DataFrame) -> pd.DataFrame:
             if scores.get("n") and (scores["kind"], scores["noise"]) == (run["kind"], run["noise"])
             if not scores["test_seed"]
         ]
-    keys = ["task", "kind", "noise", "model", "trained_n", "n"]
-    return _summary(pd.DataFrame(rows), keys) if rows else pd.DataFrame()
+    return pd.DataFrame(rows)
+
+
+def length_table(tests: pd.DataFrame) -> pd.DataFrame:
+    """A row a model, its variant and ``n``: mean accuracy over seeds and its 95% interval (Student's t), chance.
+
+    Args:
+        tests: :func:`length_tests`, not empty.
+    """
+    return _summary(tests, ["task", "kind", "noise", "model", "trained_n", "n"])
 
 
 def _called(run: Any) -> str:
@@ -89,11 +100,12 @@ def _ordered(models: Any) -> list[str]:
     return sorted(set(models), key=lambda m: (m not in STYLES, known.index(m) if m in STYLES else 0, m))
 
 
-def length_figure(table: pd.DataFrame, title: str) -> Figure:
-    """Test accuracy against ``n``, a line a model with its band; where it was trained, and what chance has.
+def length_figure(table: pd.DataFrame, tests: pd.DataFrame, title: str) -> Figure:
+    """Test accuracy against ``n``, a line a model with its band, a dot a seed; where it was trained, what chance has.
 
     Args:
         table: rows of :func:`length_table` of one task, kind and level.
+        tests: the rows of :func:`length_tests` behind it.
         title: what is shown.
     """
     models = _ordered(table["model"])
@@ -103,8 +115,10 @@ def length_figure(table: pd.DataFrame, title: str) -> Figure:
             rows = table[table["model"] == model].sort_values("n")
             colour, marker, line = style(model, models)
             axes.plot(rows["n"], rows["accuracy"], color=colour, marker=marker, linestyle=line, label=model)
+            seeds = tests[tests["model"] == model]
+            axes.plot(seeds["n"], seeds["accuracy"], color=colour, marker=marker, linestyle="", markersize=3, alpha=0.5)
             low, high = rows["low"].clip(0), rows["high"].clip(upper=1)
-            axes.fill_between(rows["n"], low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(rows["n"], low, high, color=colour, alpha=0.1, linewidth=0)
         chance = table.drop_duplicates("n").sort_values("n")
         guess = "best guess without context"
         axes.plot(chance["n"], chance["chance"], color="#666666", linestyle=":", linewidth=1.1, label=guess)
@@ -119,7 +133,8 @@ def length_figure(table: pd.DataFrame, title: str) -> Figure:
         axes.minorticks_off()
         axes.set(xlabel="n, symbols in the context", ylabel="test accuracy", ylim=(0, 1.03))
         shared_legend(figure, [axes], columns=3)
-        figure.suptitle(f"Longer sequences than trained on: {title}\n(mean over seeds, 95% interval)", fontsize=11)
+        shown = "line: mean over seeds and its 95% interval; small markers: each seed"
+        figure.suptitle(f"Longer sequences than trained on: {title}\n({shown})", fontsize=11)
     return figure
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
@@ -11,7 +14,7 @@ from indattn.runs import Run
 from indattn.statistics import interquartile_mean, mean_interval
 from indattn.variants import flat_identity, variants
 
-__all__ = ["curve_table", "paired", "run_table", "summary"]
+__all__ = ["curve_table", "paired", "run_table", "steps_taken", "summary"]
 
 
 def run_table(runs: list[Run]) -> pd.DataFrame:
@@ -107,4 +110,30 @@ def paired(table: pd.DataFrame, by: list[str], model: str = "indirect") -> pd.Da
                     "high": interval.high,
                 }
             )
+    return pd.DataFrame(rows)
+
+
+def steps_taken(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Steps to 0.9 over seeds of each model, and by those of every other model, paired by seed.
+
+    A row a model has the geometric mean, the least and the most; a row a pair, with the other in ``relative_to``, the
+    geometric mean of ratios and its 95% interval. A seed that never got there counts with all its steps, as it does in
+    the ledger.
+    """
+    rows: list[dict[str, Any]] = []
+    counted = table.assign(taken=table["steps_to_0.9"].fillna(table["steps"]))
+    counted["logs"] = np.log(counted["taken"])
+    for key, group in counted.groupby(by, sort=True):
+        at = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
+        logs = group.pivot_table(index="seed", columns="model", values="logs")
+        for model, of_model in group.groupby("model"):
+            steps = of_model["taken"]
+            own = {"steps": math.exp(of_model["logs"].mean()), "least": steps.min(), "most": steps.max()}
+            rows.append({**at, "model": model, "relative_to": None, "seeds": len(steps), **own})
+            for other in logs.columns.drop([model]):
+                ratios = (logs[model] - logs[other]).dropna()
+                if len(ratios):
+                    of = mean_interval(ratios.tolist())
+                    ratio = {"ratio": math.exp(of.mean), "low": math.exp(of.low), "high": math.exp(of.high)}
+                    rows.append({**at, "model": model, "relative_to": other, "seeds": of.count, **ratio})
     return pd.DataFrame(rows)

@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from indattn.config import configs_dir
-from indattn.plot.lookups import KINDS, length_table, slip_table
+from indattn.plot.lookups import KINDS, length_table, length_tests, slip_table
 from indattn.plot.scores import run_table
 from indattn.runs import FORMAT, Run, find_runs, write_json
 from indattn.statistics import mean_interval
@@ -58,7 +58,10 @@ def tree(write, tmp_path):
 
 
 def test_lengths_are_told_apart_by_model_and_variant(tree):
-    table = length_table(run_table(find_runs(tree)))
+    tests = length_tests(run_table(find_runs(tree)))
+    seeds = tests[(tests["model"] == "indirect") & (tests["n"] == 64)]["accuracy"]
+    assert sorted(seeds) == pytest.approx([0.2, 0.21, 0.22])
+    table = length_table(tests)
     at = table[(table["kind"] == "shift")].set_index(["model", "n"])
     assert set(at.index.get_level_values(0)) == {"indirect", "indirect_expected", "indirect_expected, shift_from=mean"}
     row = at.loc["indirect_expected, shift_from=mean", 64]
@@ -81,7 +84,8 @@ def test_both_are_drawn(tree, command):
     assert (code, error) == (0, "")
     names = {line.rpartition("/")[2] for line in out.splitlines()}
     stems = ("lengths-lookup-shift-noise-1", "lengths-lookup-stretch-noise-0.5", "slips-lookup-noise-1")
-    assert names == {stem + end for stem in stems for end in (".png", ".pdf", ".csv")}
+    expected = {stem + end for stem in stems for end in (".png", ".pdf", ".csv")}
+    assert names == expected | {f"{stem}-runs.csv" for stem in stems[:2]}
     assert set(pd.read_csv(tree / "tables" / "slips-lookup-noise-1.csv")["kind"]) <= set(KINDS)
 
 

@@ -17,8 +17,9 @@ from indattn import figures
 from indattn.config import configs_dir
 from indattn.plot.curves import noise
 from indattn.plot.plotter import Plotter, recording
-from indattn.plot.scores import curve_table, paired, run_table, summary
+from indattn.plot.scores import curve_table, paired, run_table, steps_taken, summary
 from indattn.runs import find_runs
+from indattn.statistics import mean_interval
 from indattn.training import train
 from indattn.variants import variants
 
@@ -167,6 +168,24 @@ def test_differences_are_paired_by_seed():
     assert row["difference"] == "indirect - cross"
     assert row["seeds"] == 2
     assert row["mean"] == row["low"] == row["high"] == pytest.approx(0.1)
+
+
+def test_steps_are_divided_seed_by_seed_and_a_seed_that_never_gets_there_counts_with_all_of_them():
+    taken = {("ours", 0): 100, ("ours", 1): 200, ("cross", 0): 400, ("cross", 1): None, ("cross", 2): 50}
+    table = pd.DataFrame(
+        [{"task": "t", "model": m, "seed": s, "steps_to_0.9": n, "steps": 1600} for (m, s), n in taken.items()]
+    )
+    rows = steps_taken(table, ["task"])
+    own = rows[rows["relative_to"].isna()].set_index("model")
+    assert own["steps"].to_dict() == pytest.approx({"ours": 20000**0.5, "cross": (400 * 1600 * 50) ** (1 / 3)})
+    assert own.loc["cross", ["least", "most", "seeds"]].tolist() == [50, 1600, 3]
+    ratio = rows[(rows["model"] == "ours") & (rows["relative_to"] == "cross")].iloc[0]
+    interval = mean_interval(np.log([1 / 4, 1 / 8]).tolist())
+    assert ratio["seeds"] == 2
+    means = np.exp([interval.mean, interval.low, interval.high])
+    assert ratio[["ratio", "low", "high"]].tolist() == pytest.approx(means)
+    back = rows[(rows["model"] == "cross") & (rows["relative_to"] == "ours")].iloc[0]
+    assert (back["ratio"], back["low"]) == pytest.approx((1 / ratio["ratio"], 1 / ratio["high"]))
 
 
 def test_noise_curve_draws_each_model_with_labels_and_reference_lines(tree):
