@@ -44,8 +44,19 @@ BENCHES: dict[str, tuple[Callable[[DictConfig, torch.device], list[dict[str, Any
 }
 
 
+def _stem(name: str, config: DictConfig, device: torch.device) -> str:
+    """Of a bench's files: with the kind of device, unless a CPU, and the precision of attentions, unless fp32."""
+    parts = [f"bench_{name}", *([device.type] if device.type != "cpu" else [])]
+    if name == "attention" and config.attention.precision != "fp32":
+        parts.append(config.attention.precision)
+    return "-".join(parts)
+
+
 def run(config: DictConfig) -> None:
-    """The verb ``bench``: measures, prints, and writes tables, hardware and some figures into the tree."""
+    """The verb ``bench``: measures, prints, and writes tables, hardware and some figures into the tree.
+
+    Files of another device than a CPU carry its name, as ``bench_attention-cuda.csv``.
+    """
     check_format(config.format)
     if not isinstance(config.bench, ListConfig):
         raise UserError(f"bench={config.bench}: must be a list, as bench=[step]")
@@ -60,7 +71,7 @@ def run(config: DictConfig) -> None:
     for name in config.bench:
         bench, title = BENCHES[name]
         rows = bench(config, device)
-        stem = Path(config.results_dir) / "tables" / f"bench_{name}"
+        stem = Path(config.results_dir) / "tables" / _stem(name, config, device)
         with atomic(stem.with_suffix(".csv"), "w") as file:
             pd.DataFrame(rows).to_csv(file, index=False)
         write_json(stem.with_suffix(".json"), describe(device))

@@ -57,6 +57,8 @@ VARIANTS = (
     Variant("alibi", "sdpa"),
 )
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 
 @dataclass
 class Sizes:
@@ -70,6 +72,7 @@ class Sizes:
         frequencies: of ``fourier``.
         offset_scale: tokens a unit of offset.
         families: those measured; ``none`` always is.
+        precision: of queries, keys and values: ``fp32`` or ``bf16``; centres and f stay in fp32, as in training.
         memory: also measure peak memory, a process for each variant.
         largest: bytes beyond which a literal bias is not tried.
     """
@@ -82,6 +85,7 @@ class Sizes:
     frequencies: int = 8
     offset_scale: float = 16.0
     families: list[str] | None = None
+    precision: str = "fp32"
     memory: bool = True
     largest: float = 2e9
 
@@ -121,12 +125,14 @@ class Case:
         if inside >= width:
             raise ValueError(f"{inside} columns do not go inside a head of {width}")
 
+        dtype = PRECISIONS[sizes.precision]
+
         def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).to(device).requires_grad_()
+            return torch.randn(*shape, generator=generator).to(device, dtype).requires_grad_()
 
         self.q, self.k = draw(batch, heads, n, width - inside), draw(batch, heads, n, width - inside)
         self.v = draw(batch, heads, n, width)
-        self.direction = torch.randn(batch, heads, n, width, generator=generator).to(device)
+        self.direction = torch.randn(batch, heads, n, width, generator=generator).to(device, dtype)
         moved = torch.arange(n) + sizes.offset_scale * 0.3 * torch.randn(batch, n, generator=generator)
         self.centres = moved.to(device).requires_grad_()
         self.t5 = T5Bias(heads).to(device) if variant.family == "t5" else None
@@ -145,8 +151,9 @@ class Case:
         if self.t5 is not None:
             mask = self.t5(self.n).unsqueeze(0)
         elif self.slopes is not None:
-            position = torch.arange(self.n, device=self.q.device, dtype=self.q.dtype)
+            position = torch.arange(self.n, device=self.q.device, dtype=torch.float32)
             mask = -self.slopes[:, None, None] * (position - position.unsqueeze(-1)).abs()
+        mask = None if mask is None else mask.to(self.q.dtype)
         return F.scaled_dot_product_attention(self.q, self.k, self.v, attn_mask=mask)
 
     def run(self, backward: bool) -> None:
@@ -187,6 +194,8 @@ def bench_attention(config: DictConfig, device: torch.device) -> list[dict[str, 
     for family in sizes.families or []:
         if family not in known:
             raise UserError(f"attention.families: no family {family!r}; there are {', '.join(known)}")
+    if sizes.precision not in PRECISIONS:
+        raise UserError(f"attention.precision={sizes.precision}: must be {' or '.join(PRECISIONS)}")
     numbers = [sizes.batch, sizes.heads, sizes.head_width, sizes.hidden, sizes.frequencies]
     if not sizes.lengths or min(sizes.lengths + numbers) < 1:
         raise UserError("attention.lengths, batch, heads, head_width, hidden, frequencies: must be at least 1")
