@@ -72,6 +72,7 @@ class Sizes:
         frequencies: of ``fourier``.
         offset_scale: tokens a unit of offset.
         families: those measured; ``none`` always is.
+        backends: those measured; plain attention always is.
         precision: of queries, keys and values: ``fp32`` or ``bf16``; centres and f stay in fp32, as in training.
         memory: also measure peak memory, a process for each variant.
         largest: bytes beyond which a literal bias is not tried.
@@ -85,6 +86,7 @@ class Sizes:
     frequencies: int = 8
     offset_scale: float = 16.0
     families: list[str] | None = None
+    backends: list[str] | None = None
     precision: str = "fp32"
     memory: bool = True
     largest: float = 2e9
@@ -187,13 +189,15 @@ def bench_attention(config: DictConfig, device: torch.device) -> list[dict[str, 
     """A row a variant, length and pass, with times and memory as ratios to plain attention.
 
     Raises:
-        UserError: if a family is unknown or a size is not positive.
+        UserError: if a family, backend or precision is unknown or a size is not positive.
     """
     sizes = section(Sizes, config.attention, "attention")
-    known = sorted({variant.family for variant in VARIANTS})
-    for family in sizes.families or []:
-        if family not in known:
-            raise UserError(f"attention.families: no family {family!r}; there are {', '.join(known)}")
+    for key, chosen_names in (("family", sizes.families), ("backend", sizes.backends)):
+        known = sorted({getattr(variant, key) for variant in VARIANTS})
+        for name in chosen_names or []:
+            if name not in known:
+                keys = {"family": "families", "backend": "backends"}[key]
+                raise UserError(f"attention.{keys}: no {key} {name!r}; there are {', '.join(known)}")
     if sizes.precision not in PRECISIONS:
         raise UserError(f"attention.precision={sizes.precision}: must be {' or '.join(PRECISIONS)}")
     numbers = [sizes.batch, sizes.heads, sizes.head_width, sizes.hidden, sizes.frequencies]
@@ -201,8 +205,9 @@ def bench_attention(config: DictConfig, device: torch.device) -> list[dict[str, 
         raise UserError("attention.lengths, batch, heads, head_width, hidden, frequencies: must be at least 1")
     if not sizes.offset_scale > 0:
         raise UserError(f"attention.offset_scale={sizes.offset_scale}: must be positive")
-    chosen = [v for v in VARIANTS if v == PLAIN or sizes.families is None or v.family in sizes.families]
-    chosen = [v for v in chosen if v.backend != "flex" or device.type == "cuda"]
+    others = [v for v in VARIANTS if v != PLAIN and (v.backend != "flex" or device.type == "cuda")]
+    others = [v for v in others if sizes.families is None or v.family in sizes.families]
+    chosen = [PLAIN, *(v for v in others if sizes.backends is None or v.backend in sizes.backends)]
     rows: list[dict[str, Any]] = []
     for n in sizes.lengths:
         for backward in (False, True):
