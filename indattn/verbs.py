@@ -311,6 +311,7 @@ keys
 examples
   indattn bench attention                                 every family and backend against plain attention
   indattn bench attention attention.lengths=[512,2048,4096] attention.families=[mlp,gaussian] rounds=5
+  indattn bench attention device=cuda attention.precision=bf16 attention.backends=[folded,table,flex]
   indattn bench models                                    operations, time and memory of a step as sequences grow
   indattn bench models growth.lengths=[256,1024] training.batch_size=8 models=[standard,indirect,double_cross]
   indattn bench models model.match_parameters=false       with feed-forward blocks of the same width
@@ -323,7 +324,8 @@ examples
 
 keys
   rounds=N  threads=1  device=auto  format=table|csv|json  results_dir=results
-  attention.lengths=[...]  .batch  .heads  .head_width  .hidden  .frequencies  .offset_scale  .families  .memory
+  attention.lengths=[...]  .families=[...]  .backends=[...]  .precision=fp32|bf16  .memory=true
+  attention.batch  .heads  .head_width  .hidden  .frequencies  .offset_scale
   models=[...]  steps=N  (of models, step and profile; ratios are to the first)
   growth.lengths=[16,64,256]  growth.memory=true  task=synthetic  size=small  (of models)
   self_attention=[true,false]  task=sorting  size=paper  (of step and profile)""",

@@ -11,6 +11,7 @@ from indattn.bench.models import MODELS
 from indattn.bench.step import TrainingStep, with_model
 from indattn.errors import UserError
 
+FAMILIES_STORED = ("gaussian", "fourier", "mlp", "t5", "alibi")
 COLUMNS = {"family", "backend", "columns", "n", "pass", "time_ratio", "memory_ratio"}
 
 
@@ -78,6 +79,24 @@ def test_models_grow_with_the_length(compose, tmp_path):
     assert (table.groupby("n")["parameters"].agg(lambda p: p.max() / p.min()) < 1.1).all()  # matched, as in training
     assert (tmp_path / "figures" / "bench_models.png").stat().st_size > 10_000
     assert "torch" in json.loads((tmp_path / "tables" / "bench_models.json").read_text())["versions"]
+
+
+def test_backends_and_precision_can_be_chosen(compose, tmp_path):
+    config = compose(
+        "bench=[attention]",
+        "rounds=1",
+        "attention.lengths=[16]",
+        "attention.heads=2",
+        "attention.backends=[table,sdpa]",
+        "attention.precision=bf16",
+        "attention.memory=false",
+        verb="bench",
+    )
+    config.results_dir = str(tmp_path)
+    run(config)
+    table = pd.read_csv(tmp_path / "tables" / "bench_attention-bf16.csv")
+    measured = set(zip(table["family"], table["backend"], strict=True))
+    assert measured == {("none", "sdpa"), ("mlp", "table"), *((f, "sdpa") for f in FAMILIES_STORED)}
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory needs Linux's /proc")
@@ -203,7 +222,8 @@ def test_every_variant_runs_with_gradients(variant):
 @pytest.mark.parametrize(
     "override",
     ["attention.lengths=[0]", "attention.lengths=5", "attention.lengths=[abc]", "attention.families=[mpl]",
-     "attention.head_width=2.5", "attention.batch=0", "attention.offset_scale=0", "bench=[stap]", "rounds=0"],
+     "attention.head_width=2.5", "attention.batch=0", "attention.backends=[tabel]", "attention.precision=fp8",
+     "attention.offset_scale=0", "bench=[stap]", "rounds=0"],
 )  # fmt: skip
 def test_bad_input_is_one_line(compose, override, tmp_path):
     config = compose("bench=[attention]", override, verb="bench")
