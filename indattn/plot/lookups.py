@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from indattn.figures import LINES, STYLES, shared_legend, style
@@ -103,39 +104,52 @@ def _ordered(models: Any) -> list[str]:
 def length_figure(table: pd.DataFrame, tests: pd.DataFrame, title: str) -> Figure:
     """Test accuracy against ``n``, a line a model with its band, a dot a seed; where it was trained, what chance has.
 
+    Variants, where there are some, have a panel of their own.
+
     Args:
         table: rows of :func:`length_table` of one task, kind and level.
         tests: the rows of :func:`length_tests` behind it.
         title: what is shown.
     """
     models = _ordered(table["model"])
+    plain = [model for model in models if ", " not in model]
+    panels = {"models": plain, "variants": [model for model in models if model not in plain]}
+    panels = {name: of for name, of in panels.items() if of}
     with plt.rc_context(LINES):
-        figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-        for model in models:
-            rows = table[table["model"] == model].sort_values("n")
-            colour, marker, line = style(model, models)
-            axes.plot(rows["n"], rows["accuracy"], color=colour, marker=marker, linestyle=line, label=model)
-            seeds = tests[tests["model"] == model]
-            axes.plot(seeds["n"], seeds["accuracy"], color=colour, marker=marker, linestyle="", markersize=3, alpha=0.5)
-            low, high = rows["low"].clip(0), rows["high"].clip(upper=1)
-            axes.fill_between(rows["n"], low, high, color=colour, alpha=0.1, linewidth=0)
-        chance = table.drop_duplicates("n").sort_values("n")
-        guess = "best guess without context"
-        axes.plot(chance["n"], chance["chance"], color="#666666", linestyle=":", linewidth=1.1, label=guess)
-        axes.axhline(1, color="#666666", linewidth=1.1, linestyle="--", label="best achievable")
-        for n in table["trained_n"].unique():
-            axes.axvline(n, color="#AAAAAA", linewidth=0.9)
-            axes.annotate(
-                f" trained at n = {n}", (n, 0.5), color="#666666", fontsize=8, rotation=90, ha="right", va="center"
-            )
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sorted(table["n"].unique()), [str(n) for n in sorted(table["n"].unique())])
-        axes.minorticks_off()
-        axes.set(xlabel="n, symbols in the context", ylabel="test accuracy", ylim=(0, 1.03))
-        shared_legend(figure, [axes], columns=3)
-        shown = "line: mean over seeds and its 95% interval; small markers: each seed"
-        figure.suptitle(f"Longer sequences than trained on: {title}\n({shown})", fontsize=11)
+        figure, grid = plt.subplots(
+            1, len(panels), figsize=(1.6 + 4.8 * len(panels), 4.4), sharey=True, squeeze=False, layout="constrained"
+        )
+        for axes, (name, shown) in zip(grid[0], panels.items(), strict=True):
+            _length_lines(axes, shown, models, table, tests)
+            if len(panels) > 1:
+                axes.set_title(name)
+        grid[0][0].set_ylabel("test accuracy")
+        shared_legend(figure, list(grid[0]), columns=3)
+        meant = "line: mean over seeds and its 95% interval; small markers: each seed"
+        figure.suptitle(f"Longer sequences than trained on: {title}\n({meant})", fontsize=11)
     return figure
+
+
+def _length_lines(axes: Axes, shown: list[str], models: list[str], table: pd.DataFrame, tests: pd.DataFrame) -> None:
+    for model in shown:
+        rows = table[table["model"] == model].sort_values("n")
+        colour, marker, line = style(model, models)
+        axes.plot(rows["n"], rows["accuracy"], color=colour, marker=marker, linestyle=line, label=model)
+        seeds = tests[tests["model"] == model]
+        axes.plot(seeds["n"], seeds["accuracy"], color=colour, marker=marker, linestyle="", markersize=3, alpha=0.5)
+        low, high = rows["low"].clip(0), rows["high"].clip(upper=1)
+        axes.fill_between(rows["n"], low, high, color=colour, alpha=0.1, linewidth=0)
+    chance = table.drop_duplicates("n").sort_values("n")
+    axes.plot(
+        chance["n"], chance["chance"], color="#666666", linestyle=":", linewidth=1.1, label="best guess without context"
+    )
+    axes.axhline(1, color="#666666", linewidth=1.1, linestyle="--", label="best achievable")
+    for n in table["trained_n"].unique():
+        axes.axvline(n, color="#AAAAAA", linewidth=0.9, label="length in training")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(table["n"].unique()), [str(n) for n in sorted(table["n"].unique())])
+    axes.minorticks_off()
+    axes.set(xlabel="n, symbols in the context", ylim=(0, 1.03))
 
 
 def slips(plotter: Plotter) -> None:
