@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from families import OTHERS
 from safetensors.torch import load_file
 
 from indattn.build import build_misalignment, build_model, build_task
@@ -19,9 +20,7 @@ from indattn.training import Trainer, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-PAIRS = ("dual", "dual_small_loss", "uniform", "indirect_tokens", "indirect_shuffled", "indirect_small_loss")
-SPANS = ("cross_moving", "cross_expected", "phone_classifier")
-MODELS = [name for name in group_options("model") if name[0] != "_" and name not in (*PAIRS, *SPANS)]
+MODELS = [name for name in group_options("model") if name[0] != "_" and name not in OTHERS]
 SIZE = ["model.layers=2", "model.width=16", "model.heads=2", "model.bias_hidden=8", "task.n=6", "noise=0.5"]
 SIZE += ["model.match_parameters=false"]
 RUN = [*SIZE, "training.batch_size=8", "training.steps=8", "training.evaluate_every=2", "training.checkpoint_every=3"]

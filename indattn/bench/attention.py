@@ -192,12 +192,11 @@ def bench_attention(config: DictConfig, device: torch.device) -> list[dict[str, 
         UserError: if a family, backend or precision is unknown or a size is not positive.
     """
     sizes = section(Sizes, config.attention, "attention")
-    for key, chosen_names in (("family", sizes.families), ("backend", sizes.backends)):
-        known = sorted({getattr(variant, key) for variant in VARIANTS})
-        for name in chosen_names or []:
+    for key, word, named in (("families", "family", sizes.families), ("backends", "backend", sizes.backends)):
+        known = sorted({getattr(variant, word) for variant in VARIANTS})
+        for name in named or []:
             if name not in known:
-                keys = {"family": "families", "backend": "backends"}[key]
-                raise UserError(f"attention.{keys}: no {key} {name!r}; there are {', '.join(known)}")
+                raise UserError(f"attention.{key}: no {word} {name!r}; there are {', '.join(known)}")
     if sizes.precision not in PRECISIONS:
         raise UserError(f"attention.precision={sizes.precision}: must be {' or '.join(PRECISIONS)}")
     numbers = [sizes.batch, sizes.heads, sizes.head_width, sizes.hidden, sizes.frequencies]

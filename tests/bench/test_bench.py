@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from indattn.bench import bench_models, bench_step, run
+from indattn.bench import _stem, bench_models, bench_step, run
 from indattn.bench.attention import PLAIN, VARIANTS, Case, Sizes, Variant, _process_peaks
 from indattn.bench.models import MODELS
 from indattn.bench.step import TrainingStep, with_model
@@ -97,6 +97,15 @@ def test_backends_and_precision_can_be_chosen(compose, tmp_path):
     table = pd.read_csv(tmp_path / "tables" / "bench_attention-bf16.csv")
     measured = set(zip(table["family"], table["backend"], strict=True))
     assert measured == {("none", "sdpa"), ("mlp", "table"), *((f, "sdpa") for f in FAMILIES_STORED)}
+    case = Case(Variant("mlp", "table"), Sizes([16], heads=2, precision="bf16"), 16, torch.device("cpu"))
+    assert {x.dtype for x in (case.q, case.k, case.v, case.forward())} == {torch.bfloat16}
+    assert case.centres.dtype == torch.float32
+
+
+def test_files_are_named_by_the_device(compose):
+    config = compose("attention.precision=bf16", verb="bench")
+    stems = [_stem(name, config, torch.device(kind)) for name in ("step", "attention") for kind in ("cpu", "cuda")]
+    assert stems == ["bench_step", "bench_step-cuda", "bench_attention-bf16", "bench_attention-cuda-bf16"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory needs Linux's /proc")

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from families import OTHERS
 
 from indattn.attention import CentreUpdate, MLPBias
 from indattn.build import build_misalignment, build_model, build_task
@@ -8,11 +9,6 @@ from indattn.errors import UserError
 from indattn.models.decoder import Decoder, ModelConfig
 from indattn.models.matching import count_parameters
 
-#: Of pairs, not of sequences: tests/models/test_pairs.py and tests/tasks/test_cross_modal_retrieval.py.
-OF_PAIRS = ("dual", "dual_small_loss", "uniform", "indirect_tokens", "indirect_shuffled", "indirect_small_loss")
-#: Of spans of time: tests/models/test_alignment.py and tests/tasks/test_speech_text_alignment.py.
-OF_SPANS = ("cross_moving", "cross_expected", "phone_classifier")
-OTHERS = (*OF_PAIRS, *OF_SPANS)
 #: Indirect attention once more: tests/models/test_assigned.py.
 AGAIN = ("assigned",)
 MODELS = [name for name in group_options("model") if name[0] != "_" and name not in (*OTHERS, *AGAIN)]
